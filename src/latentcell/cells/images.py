@@ -1,0 +1,127 @@
+"""The image contract: where crops live in an AnnData and how rows are taken from any array that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import scipy.sparse as sp
+
+from latentcell import keys
+from latentcell.errors import InputError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+Modality = Literal["images", "counts", "profiles"]
+
+
+def set_images(
+    cells: AnnData, images: Any, *, channel_names: Sequence[str] | None = None, masks: Any | None = None
+) -> None:
+    """Attach crops to `cells`.
+
+    Writes ``obsm["images"]`` (as given: ndarray, memmap, h5py or zarr array), ``uns["images"]["channel_names"]``
+    and, with `masks`, ``obsm["masks"]``.
+
+    Parameters
+    ----------
+    images
+        ``(n, C, H, W)`` or ``(n, C, Z, H, W)``.
+    channel_names
+        One name per channel; ``channel_0``, ``channel_1``, ... by default.
+    masks
+        ``(n, H, W)`` or ``(n, Z, H, W)``, nonzero inside the cell.
+
+    Raises
+    ------
+    InputError
+        If the shape is not one of the above or the number of names differs from the number of channels.
+    """
+    shape = tuple(images.shape)
+    if len(shape) not in (4, 5):
+        raise InputError(
+            f"Images must have the axes (cell, channel, y, x) or (cell, channel, z, y, x), found shape {shape}. "
+            "A single-channel stack needs a channel axis: images[:, None]."
+        )
+    names = [str(name) for name in channel_names] if channel_names is not None else _default_names(shape[1])
+    if len(names) != shape[1]:
+        raise InputError(f"{len(names)} channel names were given ({', '.join(names)}) for {shape[1]} channels.")
+    if masks is not None and tuple(masks.shape) != (shape[0], *shape[2:]):
+        raise InputError(f"Masks of shape {tuple(masks.shape)} do not fit images of shape {shape}: one per cell.")
+    cells.obsm[keys.IMAGES] = images
+    cells.uns[keys.IMAGES] = {keys.CHANNEL_NAMES: names}
+    if masks is not None:
+        cells.obsm[keys.MASKS] = masks
+
+
+def channel_names(cells: AnnData) -> list[str]:
+    """Names of the image channels, ``channel_0``, ... where none are stored."""
+    stored = cells.uns.get(keys.IMAGES, {}).get(keys.CHANNEL_NAMES)
+    if stored is None:
+        return _default_names(cells.obsm[keys.IMAGES].shape[1])
+    return [str(name) for name in stored]
+
+
+def modality_of(cells: AnnData, layer: str | None = None) -> Modality:
+    """Tell what was measured: images if ``obsm["images"]`` exists and no layer is named, else counts or profiles.
+
+    Counts are non-negative whole numbers; anything else is a profile.
+
+    Raises
+    ------
+    InputError
+        If there is neither an image array nor a matrix, or the layer does not exist.
+    """
+    if layer is None and keys.IMAGES in cells.obsm:
+        return "images"
+    values = stored_values(measured(cells, layer))
+    return "counts" if whole_numbers(values) else "profiles"
+
+
+def measured(cells: AnnData, layer: str | None = None) -> Any:
+    """Return the array of measurements: images, the named layer, or ``X``; cells are rows."""
+    if layer is not None:
+        if layer not in cells.layers:
+            present = ", ".join(map(repr, cells.layers)) or "none"
+            raise InputError(f"There is no layer {layer!r}; layers present: {present}.")
+        return cells.layers[layer]
+    if keys.IMAGES in cells.obsm:
+        return cells.obsm[keys.IMAGES]
+    if cells.X is None or cells.n_vars == 0:
+        raise InputError('The cells hold no measurements: neither obsm["images"] nor a matrix X with variables.')
+    return cells.X
+
+
+def stored_values(matrix: Any) -> np.ndarray:
+    """Explicit values of a dense or sparse matrix, flat (zeros of a sparse matrix are left out)."""
+    return np.asarray(matrix.data if sp.issparse(matrix) else matrix).ravel()
+
+
+def whole_numbers(values: np.ndarray) -> bool:
+    """Whether all values are finite, non-negative whole numbers."""
+    if values.dtype.kind in "ub":
+        return True
+    if values.dtype.kind == "i":
+        return bool((values >= 0).all())
+    return bool(np.isfinite(values).all() and (values >= 0).all() and (values == np.floor(values)).all())
+
+
+def take_rows(array: Any, rows: np.ndarray) -> np.ndarray:
+    """Rows of an ndarray, memmap, h5py dataset or zarr array, in the order asked for, as an ndarray.
+
+    Stored arrays are read once per distinct row in ascending order, which both libraries require or reward.
+    """
+    rows = np.asarray(rows)
+    if isinstance(array, np.ndarray):
+        return np.asarray(array[rows])
+    if rows.size and np.array_equal(rows, np.arange(rows[0], rows[0] + rows.size)):
+        return np.asarray(array[int(rows[0]) : int(rows[0]) + rows.size])
+    unique, inverse = np.unique(rows, return_inverse=True)
+    read = array.oindex[unique] if hasattr(array, "oindex") else array[unique]
+    return np.asarray(read)[inverse]
+
+
+def _default_names(n_channels: int) -> list[str]:
+    return [f"channel_{i}" for i in range(n_channels)]

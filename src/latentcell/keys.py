@@ -1,0 +1,41 @@
+"""Every AnnData key that latentcell reads or writes, in one place.
+
+==========================  =====================================================================
+``obsm["images"]``          single-cell crops, ``(n, C, H, W)`` or ``(n, C, Z, H, W)``, as stored
+``obsm["masks"]``           optional cell masks, ``(n, H, W)`` or ``(n, Z, H, W)``, nonzero inside the cell
+``uns["images"]``           ``{"channel_names": [...]}``
+``obsm[key_added]``         posterior mean, ``(n, d)`` float32 (default ``key_added="vae"``)
+``obsm[key_added_var]``     posterior variance, ``(n, d)`` float32
+``obs[key_added_elbo]``     evidence lower bound per cell in nats, float32 (also ``_log_px``, ``_kl``)
+``uns[key_added]``          ``{params, versions, rng, model_sha256, var_names_sha256}``
+``uns["interpolate"]``      parameters, evaluation and verdict of the last interpolation
+==========================  =====================================================================
+"""
+
+from __future__ import annotations
+
+from latentcell.errors import InputError
+
+IMAGES = "images"
+MASKS = "masks"
+CHANNEL_NAMES = "channel_names"
+VAE = "vae"
+INTERPOLATE = "interpolate"
+METADATA_PREFIX = "Metadata_"
+
+
+def variance(key_added: str) -> str:
+    """Key of the posterior variance in ``obsm``."""
+    return f"{key_added}_var"
+
+
+def elbo_terms(key_added: str) -> dict[str, str]:
+    """Columns of ``obs`` that hold the per-cell ELBO terms, by term name."""
+    return {term: f"{key_added}_{term}" for term in ("elbo", "log_px", "kl")}
+
+
+def checked(key_added: str) -> str:
+    """Return `key_added`, refusing names that AnnData cannot store."""
+    if not key_added or "/" in key_added:
+        raise InputError(f"key_added={key_added!r} cannot be an AnnData key: use a non-empty name without '/'.")
+    return key_added
