@@ -1,0 +1,1 @@
+"""The distribution: likelihoods, networks, objectives, the training loop, the estimator and its files."""

@@ -1,0 +1,184 @@
+"""Minibatches: rows of any store of measurements, scaled for the model, as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from latentcell.cells.images import take_rows
+
+# consecutive rows read together from a store on disk, and how many such blocks are mixed in memory
+_BLOCK_ROWS = 128
+_BLOCKS_MIXED = 32
+# pixels around a cell's mask that still count: its edge is part of its shape
+_MARGIN = 3
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Cells on their way through the model.
+
+    Attributes
+    ----------
+    x
+        Scaled measurements, ``(n, ...)`` float32.
+    size
+        Library size of each cell, ``(n,)``, or None.
+    covariates
+        One-hot batch membership, ``(n, k)``, or None.
+    mask
+        1 where the likelihood counts, ``(n, 1, ...)``, or None.
+    index
+        Row number of each cell in its source, ``(n,)``.
+    target
+        What the decoder is asked for where that differs from what the encoder sees, else None.
+    """
+
+    x: Tensor
+    size: Tensor | None
+    covariates: Tensor | None
+    mask: Tensor | None
+    index: np.ndarray
+    target: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, rows: np.ndarray) -> Batch:
+        """The given rows of this batch."""
+
+        def pick(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[torch.from_numpy(rows)]
+
+        return Batch(self.x[rows], pick(self.size), pick(self.covariates), pick(self.mask), self.index[rows])
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        if device.type == "cpu":
+            return self
+
+        def move(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            x=self.x.to(device),
+            size=move(self.size),
+            covariates=move(self.covariates),
+            mask=move(self.mask),
+            target=move(self.target),
+        )
+
+
+@dataclass(frozen=True)
+class Source:
+    """Measurements of all cells and what the model needs to read them.
+
+    Attributes
+    ----------
+    array
+        ``(n, ...)``: ndarray, CSR matrix, memmap, h5py dataset or zarr array; kept as stored.
+    location, scale
+        The model sees ``(array - location) / scale``; they broadcast against one cell.
+    clip
+        Whether scaled values are cut to [0, 1].
+    columns
+        Order in which channels or variables are taken from `array`, or None.
+    size
+        Library sizes ``(n,)`` or None.
+    covariates
+        ``(n, k)`` float32 or None.
+    masks
+        ``(n, ...)`` cell masks or None; any store.
+    prepare
+        Applied to raw measurements and masks of a block before scaling, such as turning to a canonical orientation.
+    """
+
+    array: Any
+    location: np.ndarray
+    scale: np.ndarray
+    clip: bool = False
+    columns: np.ndarray | None = None
+    size: np.ndarray | None = None
+    covariates: np.ndarray | None = None
+    masks: Any | None = None
+    prepare: Callable[[np.ndarray, np.ndarray | None], tuple[np.ndarray, np.ndarray | None]] | None = None
+
+    def __len__(self) -> int:
+        return int(self.array.shape[0])
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether reading random rows is slow."""
+        return not isinstance(self.array, np.ndarray) and not sp.issparse(self.array)
+
+    def stored(self, rows: np.ndarray) -> np.ndarray:
+        """Measurements of `rows` in stored units and the model's order, float32."""
+        if sp.issparse(self.array):
+            return np.asarray(self.array[rows].toarray(), dtype=np.float32)
+        values = take_rows(self.array, rows)
+        return (values if self.columns is None else values[:, self.columns]).astype(np.float32, copy=False)
+
+    def raw(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """`stored` measurements and cell masks after `prepare`."""
+        values = self.stored(rows)
+        masks = None if self.masks is None else take_rows(self.masks, rows) > 0
+        return (values, masks) if self.prepare is None else self.prepare(values, masks)
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """Cells `rows` as the model sees them."""
+        values, masks = self.raw(rows)
+        values = (values - self.location) / self.scale
+        if self.clip:
+            values = values.clip(0, 1)
+        return Batch(
+            x=torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)),
+            size=None if self.size is None else torch.from_numpy(self.size[rows]),
+            covariates=None if self.covariates is None else torch.from_numpy(self.covariates[rows]),
+            mask=None if masks is None else _with_margin(masks),
+            index=rows,
+        )
+
+
+def _with_margin(masks: np.ndarray) -> Tensor:
+    """Masks grown by `_MARGIN` pixels in the plane, ``(n, 1, ...)`` float32."""
+    mask = torch.from_numpy(masks[:, None].astype(np.float32))
+    flat = mask.flatten(1, -3)
+    grown = F.max_pool2d(flat, 2 * _MARGIN + 1, stride=1, padding=_MARGIN)
+    return grown.view(mask.shape)
+
+
+def in_order(source: Source, rows: np.ndarray, batch_size: int) -> Iterator[Batch]:
+    """Cells `rows` in the order given."""
+    for start in range(0, len(rows), batch_size):
+        yield source.batch(rows[start : start + batch_size])
+
+
+def shuffled(source: Source, rows: np.ndarray, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
+    """Cells `rows` once each in random order; a last batch of a single cell is left out.
+
+    From a store on disk, blocks of consecutive rows are read in random order and mixed in memory, so that one
+    chunk is not read again for every cell in it.
+    """
+    if not source.on_disk:
+        order = rng.permutation(rows)
+        yield from (batch for batch in in_order(source, order, batch_size) if len(batch) > 1 or len(rows) == 1)
+        return
+    ordered = np.sort(rows)
+    blocks = np.array_split(ordered, max(1, len(ordered) // _BLOCK_ROWS))
+    order = rng.permutation(len(blocks))
+    for start in range(0, len(blocks), _BLOCKS_MIXED):
+        members = np.sort(np.concatenate([blocks[i] for i in order[start : start + _BLOCKS_MIXED]]))
+        held = source.batch(members)
+        mixed = rng.permutation(len(members))
+        for first in range(0, len(mixed), batch_size):
+            part = mixed[first : first + batch_size]
+            if len(part) > 1 or len(rows) == 1:
+                yield held.take(part)

@@ -1,0 +1,177 @@
+"""From cells and a module to a trained module and its report: what surrounds the training loop."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from latentcell.cells.batches import Batch, Source, in_order, shuffled
+from latentcell.cells.orientation import augment
+from latentcell.errors import InputError
+from latentcell.model import objectives
+from latentcell.model.module import VAEModule, importance_nll
+from latentcell.model.objectives import Objective
+from latentcell.model.report import collapse_verdict, latent_report
+from latentcell.model.schema import Orientation
+from latentcell.model.split import Split
+from latentcell.model.training import Data, Hooks, NonFiniteLossError, Progress, Settings, train
+from latentcell.progress import fit_progress
+
+# optimiser steps that a fit of default length takes at most, and the fewest and most epochs
+_STEPS = 4000
+_EPOCHS = (20, 400)
+# held-out cells and posterior draws behind the report
+_REPORT_CELLS = 512
+_REPORT_DRAWS = 50
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how to train.
+
+    Attributes
+    ----------
+    settings
+        Batch size, learning rate and so on.
+    epochs
+        Passes over the training cells at most.
+    max_minutes
+        Training time at most, or None.
+    checkpoint
+        File to write and to resume from, or None.
+    seed
+        Root of all randomness.
+    """
+
+    settings: Settings
+    epochs: int
+    max_minutes: float | None
+    checkpoint: Path | None
+    seed: int
+
+
+def default_epochs(n_train: int, batch_size: int) -> int:
+    """Epochs that make about 4,000 optimiser steps, between 20 and 400."""
+    fewest, most = _EPOCHS
+    return int(np.clip(round(_STEPS / math.ceil(n_train / batch_size)), fewest, most))
+
+
+def fit_module(
+    module: VAEModule,
+    source: Source,
+    split: Split,
+    *,
+    objective: Objective,
+    orientation: Orientation,
+    cell_names: pd.Index,
+    plan: Plan,
+) -> Progress:
+    """Train `module` in place on the cells of `split`, with a progress bar.
+
+    Raises
+    ------
+    InputError
+        If the loss is not finite or explodes, naming the cells of the batch.
+    """
+    size = plan.settings.batch_size
+
+    def epoch(rng: np.random.Generator, noise: torch.Generator) -> Iterator[Batch]:
+        for batch in shuffled(source, split.train, size, rng):
+            yield _turned(batch, orientation, noise)
+
+    data = Data(len(split.train), epoch, lambda: in_order(source, split.held_out, size))
+    identity = {
+        "objective": objectives.describe(objective),
+        "orientation": orientation,
+        "settings": asdict(replace(plan.settings, threads=None, device=None)),
+        "epochs": plan.epochs,
+        "seed": plan.seed,
+        "cells": hashlib.sha256("\n".join(cell_names[split.used]).encode()).hexdigest(),
+        "parameters": sum(values.numel() for values in module.parameters()),
+    }
+    try:
+        with fit_progress(plan.epochs, len(split.train)) as on_epoch:
+            return train(
+                module,
+                data,
+                objective,
+                plan.settings,
+                epochs=plan.epochs,
+                seed=plan.seed,
+                max_minutes=plan.max_minutes,
+                hooks=Hooks(plan.checkpoint, identity, on_epoch),
+            )
+    except NonFiniteLossError as error:
+        named = ", ".join(map(str, cell_names[error.index[:5]]))
+        more = f" and {len(error.index) - 5} more" if len(error.index) > 5 else ""
+        raise InputError(
+            f"Training stopped at step {error.step}: the loss is not finite or exploded on the cells {named}{more}. "
+            "Look at their measurements for extreme values, or lower the learning rate. Nothing was overwritten."
+        ) from None
+
+
+def fit_report(
+    module: VAEModule, source: Source, split: Split, progress: Progress, plan: Plan
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Report of a finished fit (JSON-ready) and the collapse report of its latent dimensions."""
+    rng = np.random.default_rng([plan.seed, 2])
+    device = next(module.parameters()).device
+    rows = split.held_out
+    if len(rows) > _REPORT_CELLS:
+        rows = np.sort(rng.choice(rows, _REPORT_CELLS, replace=False))
+    held_out = [batch.to(device) for batch in in_order(source, rows, plan.settings.batch_size)]
+    latent = latent_report(module, held_out, rng)
+    nll = importance_nll(module, held_out, _REPORT_DRAWS, rng)
+    chosen = progress.best_epoch if progress.best_epoch >= 0 else len(progress.history) - 1
+    terms = progress.history[chosen]
+    n_epochs = len(progress.history)
+    report = {
+        "n_train": len(split.train),
+        "n_held_out": len(split.held_out),
+        "n_excluded": len(source) - len(split.used),
+        "n_measured": int(np.prod(held_out[0].x.shape[1:])),
+        "held_out_elbo": terms["val_elbo"],
+        "held_out_log_px": terms["val_log_px"],
+        "held_out_kl": terms["val_kl"],
+        "held_out_nll": float(nll.nll.mean()),
+        "nll_draws": _REPORT_DRAWS,
+        "nll_median_effective_draws": float(np.median(nll.ess)),
+        "n_active": int(latent["active"].sum()),
+        "verdict": collapse_verdict(latent),
+        "epochs": n_epochs,
+        "best_epoch": chosen,
+        "seconds": progress.seconds,
+        "cells_per_second": n_epochs * len(split.train) / max(progress.seconds, 1e-9),
+        "seed": plan.seed,
+        "threads": progress.threads,
+        "device": str(device),
+        "settings": asdict(plan.settings),
+        "versions": {name: version(name) for name in ("latentcell", "torch", "anndata", "numpy")}
+        | {"python": platform.python_version()},
+        "latent": latent.to_dict("list"),
+    }
+    return report, latent
+
+
+def _turned(batch: Batch, orientation: Orientation, noise: torch.Generator) -> Batch:
+    """Training images after augmentation.
+
+    With ``"align"`` the encoder sees the cell at a random angle and the decoder is asked for its canonical
+    orientation, so that the code becomes indifferent to the angle; with ``"augment"`` both see the turned cell.
+    """
+    if orientation == "as_is":
+        return batch
+    x, mask = augment(batch.x, batch.mask, noise)
+    if orientation == "augment":
+        return replace(batch, x=x, mask=mask)
+    return replace(batch, x=x, target=batch.x)

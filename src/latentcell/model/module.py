@@ -1,0 +1,158 @@
+"""The generative model as one module: network and likelihood joined, and what can be computed from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from latentcell.cells.batches import Batch
+from latentcell.errors import InputError
+from latentcell.model import likelihoods as lk
+from latentcell.model.networks import MLP, ConvNet
+from latentcell.model.objectives import Posterior
+from latentcell.model.schema import Schema
+
+_LOG_2PI = math.log(2 * math.pi)
+
+# name -> (modalities, support, constructor from the schema and an optional number)
+_Build = Callable[[Schema, float | None], lk.Likelihood]
+_LIKELIHOODS: dict[str, tuple[tuple[str, ...], lk.Support, _Build]] = {
+    "nb": (("counts",), "counts", lambda s, _: lk.NegativeBinomial(s.shape[0])),
+    "zinb": (("counts",), "counts", lambda s, _: lk.ZeroInflatedNegativeBinomial(s.shape[0])),
+    "poisson": (("counts",), "counts", lambda s, _: lk.Poisson(s.shape[0])),
+    "gaussian": (("profiles", "images"), "real", lambda s, _: lk.Gaussian(s.shape[0])),
+    "student_t": (("profiles", "images"), "real", lambda s, _: lk.StudentT(s.shape[0])),
+    "continuous_bernoulli": (("images",), "unit", lambda s, _: lk.ContinuousBernoulli()),
+    "bernoulli": (("images",), "unit", lambda s, _: lk.Bernoulli()),
+    "discretized_logistic": (("images",), "real", lambda s, _: _discretized_logistic(s)),
+    "poisson_gaussian": (
+        ("images",),
+        "nonnegative",
+        lambda s, gain: lk.PoissonGaussian([(gain or 1.0) / scale for scale in s.scale]),
+    ),
+}
+_DEFAULTS = {"counts": "nb", "profiles": "gaussian", "images": "gaussian"}
+
+
+def resolve_likelihood(name: str, modality: str, two_valued: bool = False) -> tuple[str, float | None, lk.Support]:
+    """Likelihood name, its number and its support for a modality; ``"auto"`` takes the default.
+
+    `name` may carry a number: ``"poisson_gaussian=2.2"`` sets the gain in stored units per photo-electron.
+
+    Raises
+    ------
+    InputError
+        If the name is unknown or the likelihood does not fit the modality.
+    """
+    base, _, number = name.partition("=")
+    if base == "auto":
+        base = "bernoulli" if two_valued else _DEFAULTS[modality]
+    fitting = [key for key, (modalities, _, _) in _LIKELIHOODS.items() if modality in modalities]
+    if base not in fitting:
+        problem = "is unknown" if base not in _LIKELIHOODS else f"is not for {modality}"
+        raise InputError(f"The likelihood {base!r} {problem}. For {modality} choose one of: {', '.join(fitting)}.")
+    if base == "bernoulli" and not two_valued:
+        raise InputError(
+            "The Bernoulli likelihood is for masks, pixels of two values, but these images have more. Use "
+            "continuous_bernoulli for grey values bounded on both sides, or gaussian."
+        )
+    return base, float(number) if number else None, _LIKELIHOODS[base][1]
+
+
+class VAEModule(nn.Module):
+    """Encoder, decoder and likelihood.
+
+    Parameters
+    ----------
+    schema
+        Shapes and scaling of the cells.
+    likelihood, number
+        As returned by `resolve_likelihood`.
+    n_latent
+        Latent dimensions d.
+    width
+        Channels of the first convolution, or width of the hidden layers.
+    """
+
+    def __init__(self, schema: Schema, likelihood: str, number: float | None, n_latent: int, width: int) -> None:
+        super().__init__()
+        self.n_latent = n_latent
+        self.likelihood = _LIKELIHOODS[likelihood][2](schema, number)
+        n_outputs = self.likelihood.n_outputs(schema.shape[0])
+        self.network: MLP | ConvNet
+        if schema.modality == "images":
+            self.network = ConvNet(schema.shape, n_outputs, n_latent, width=width, n_covariates=schema.n_covariates)
+        else:
+            self.network = MLP(
+                schema.shape[0],
+                n_outputs,
+                n_latent,
+                hidden=(width, width),
+                n_covariates=schema.n_covariates,
+                log1p=schema.modality == "counts",
+            )
+
+    def forward(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Posterior, Tensor]:
+        """Log likelihood ``(n,)`` at one posterior draw, the posterior and the draw ``(n, d)``."""
+        posterior = self.network.encode(batch.x, batch.covariates)
+        z = posterior.draw(generator)
+        return self.log_likelihood(batch, z), posterior, z
+
+    def log_likelihood(self, batch: Batch, z: Tensor) -> Tensor:
+        """Log p(x | z) of each cell in nats, ``(n,)``."""
+        params = self.network.decode(z, batch.covariates)
+        target = batch.x if batch.target is None else batch.target
+        return self.likelihood.log_prob(target, params, batch.size, batch.mask)
+
+
+class ImportanceNLL(NamedTuple):
+    """Importance-weighted negative log likelihood of each cell and its effective sample size, each ``(n,)``."""
+
+    nll: np.ndarray
+    ess: np.ndarray
+
+
+@torch.inference_mode()
+def importance_nll(
+    module: VAEModule, batches: Iterable[Batch], n_samples: int, rng: np.random.Generator
+) -> ImportanceNLL:
+    """Estimate -log p(x) per cell by K posterior draws (Burda et al. 2016, eq. 8).
+
+    The bound tightens with K. The effective sample size (sum w)^2 / sum w^2 says how many draws carry it: near K the
+    posterior fits, near 1 the estimate rests on one draw and the true value is lower.
+    """
+    device = next(module.parameters()).device
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    nll, ess = [], []
+    for batch in batches:
+        moved = batch.to(device)
+        posterior = module.network.encode(moved.x, moved.covariates)
+        log_w = torch.stack([_log_weight(module, moved, posterior, generator) for _ in range(n_samples)]).double()
+        total = torch.logsumexp(log_w, 0)
+        nll.append((math.log(n_samples) - total).cpu().numpy())
+        ess.append(torch.exp(2 * total - torch.logsumexp(2 * log_w, 0)).cpu().numpy())
+    return ImportanceNLL(np.concatenate(nll), np.concatenate(ess))
+
+
+def _log_weight(module: VAEModule, batch: Batch, posterior: Posterior, generator: torch.Generator) -> Tensor:
+    """Log of p(x | z) p(z) / q(z | x) at one draw, ``(n,)``; the constants of p(z) and q cancel."""
+    z = posterior.draw(generator)
+    log_q = -0.5 * ((z - posterior.mu).square() / posterior.log_var.exp() + posterior.log_var).sum(1)
+    return module.log_likelihood(batch, z) - 0.5 * z.square().sum(1) - log_q
+
+
+def _discretized_logistic(schema: Schema) -> lk.DiscretizedLogistic:
+    if schema.grey_levels is None:
+        raise InputError(
+            "The discretised logistic needs whole grey levels (uint8 or uint16 images); these images are stored as "
+            "floating point. Use gaussian."
+        )
+    location, scale = np.asarray(schema.location), np.asarray(schema.scale)
+    return lk.DiscretizedLogistic(
+        (1 / scale).tolist(), (-location / scale).tolist(), ((schema.grey_levels - 1 - location) / scale).tolist()
+    )

@@ -1,0 +1,187 @@
+"""Encoders and decoders: plain modules that know shapes, not biology.
+
+Both kinds share one interface: ``encode(x, covariates) -> Posterior`` and ``decode(z, covariates) -> params`` with
+`x` ``(n, channels, ...)``, `covariates` ``(n, k)`` one-hot or None, `params` ``(n, n_outputs, ...)``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from latentcell.model.objectives import Posterior
+
+# bounds on the log posterior variance: exp(-15) is beyond float32 noise of mu, exp(5) far wider than the prior
+_LOG_VAR = (-15.0, 5.0)
+
+
+class Network(Protocol):
+    """What the model needs of a network."""
+
+    def encode(self, x: Tensor, covariates: Tensor | None = None) -> Posterior:
+        """Posterior of each cell."""
+        ...
+
+    def decode(self, z: Tensor, covariates: Tensor | None = None) -> Tensor:
+        """Raw likelihood parameters of each cell."""
+        ...
+
+
+class MLP(nn.Module):
+    """Fully connected encoder and decoder for counts and profiles.
+
+    Parameters
+    ----------
+    n_inputs, n_outputs
+        Number of genes or features, and of numbers that the likelihood needs for them.
+    n_latent
+        Latent dimensions d.
+    hidden
+        Widths of the encoder's hidden layers; the decoder mirrors them.
+    n_covariates
+        Width k of the one-hot covariates given to the decoder's first layer; the encoder does not see them.
+    log1p
+        Whether inputs are log(1 + x)-transformed first (counts).
+    """
+
+    def __init__(
+        self,
+        n_inputs: int,
+        n_outputs: int,
+        n_latent: int,
+        *,
+        hidden: Sequence[int] = (128, 128),
+        n_covariates: int = 0,
+        log1p: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.log1p = log1p
+        self.encoder = nn.Sequential(_dense([n_inputs, *hidden], dropout), nn.Linear(hidden[-1], 2 * n_latent))
+        reverse = list(reversed(hidden))
+        self.decoder = nn.Sequential(
+            _dense([n_latent + n_covariates, *reverse], 0.0), nn.Linear(reverse[-1], n_outputs)
+        )
+
+    def encode(self, x: Tensor, covariates: Tensor | None = None) -> Posterior:
+        """Posterior of each cell from ``(n, n_inputs)``."""
+        return _posterior(self.encoder(torch.log1p(x) if self.log1p else x))
+
+    def decode(self, z: Tensor, covariates: Tensor | None = None) -> Tensor:
+        """Likelihood parameters ``(n, n_outputs)``."""
+        return self.decoder(_with_covariates(z, covariates))
+
+
+class ConvNet(nn.Module):
+    """Strided convolutional encoder and decoder for 2-D and 3-D images of any size.
+
+    Each level halves every axis that is still longer than 4 and doubles the width; levels are added until the longest
+    axis is at most 4. Images are padded with zeros to a multiple of the strides and cropped after decoding.
+
+    Parameters
+    ----------
+    image_shape
+        ``(C, H, W)`` or ``(C, Z, H, W)``.
+    n_outputs
+        Channels that the likelihood needs.
+    n_latent
+        Latent dimensions d.
+    width
+        Channels of the first level (16 gives 16-32-64-128 for 64 x 64).
+    n_covariates
+        Width k of the one-hot covariates given to the decoder's first layer; the encoder does not see them.
+    """
+
+    def __init__(
+        self, image_shape: Sequence[int], n_outputs: int, n_latent: int, *, width: int = 16, n_covariates: int = 0
+    ) -> None:
+        super().__init__()
+        channels, *size = image_shape
+        self.size = tuple(size)
+        strides = level_strides(self.size)
+        total = [math.prod(level[axis] for level in strides) for axis in range(len(size))]
+        self.padded = tuple(math.ceil(length / step) * step for length, step in zip(size, total, strict=True))
+        self.bottom = tuple(length // step for length, step in zip(self.padded, total, strict=True))
+        widths = [min(width * 2**level, 256) for level in range(len(strides))]
+        three_d = len(size) == 3
+
+        down = [_down(a, b, s, three_d) for a, b, s in zip([channels, *widths], widths, strides, strict=False)]
+        up = [_up(b, a, s, three_d) for a, b, s in zip(widths[:-1][::-1], widths[:0:-1], strides[:0:-1], strict=True)]
+        flat = widths[-1] * math.prod(self.bottom)
+        self.encoder = nn.Sequential(*down, nn.Flatten(), nn.Linear(flat, 2 * n_latent))
+        self.decoder_input = nn.Linear(n_latent + n_covariates, flat)
+        self.decoder = nn.Sequential(*up, _transposed(widths[0], n_outputs, strides[0], three_d))
+        self.bottom_width = widths[-1]
+
+    def encode(self, x: Tensor, covariates: Tensor | None = None) -> Posterior:
+        """Posterior of each cell from ``(n, C, ...)``."""
+        padding = [
+            pad for have, want in zip(self.size[::-1], self.padded[::-1], strict=True) for pad in (0, want - have)
+        ]
+        return _posterior(self.encoder(F.pad(x, padding)))
+
+    def decode(self, z: Tensor, covariates: Tensor | None = None) -> Tensor:
+        """Likelihood parameters ``(n, n_outputs, ...)`` at the size of the images."""
+        flat = self.decoder_input(_with_covariates(z, covariates))
+        decoded: Tensor = self.decoder(flat.view(-1, self.bottom_width, *self.bottom))
+        for axis, length in enumerate(self.size, start=2):
+            decoded = decoded.narrow(axis, 0, length)
+        return decoded
+
+
+def level_strides(size: Sequence[int]) -> list[tuple[int, ...]]:
+    """Stride of every level along each axis: 2 while the axis is longer than 4, else 1."""
+    strides: list[tuple[int, ...]] = []
+    length = list(size)
+    while not strides or max(length) > 4:
+        stride = tuple(2 if axis > 4 else 1 for axis in length)
+        strides.append(stride)
+        length = [math.ceil(axis / step) for axis, step in zip(length, stride, strict=True)]
+    return strides
+
+
+def _posterior(outputs: Tensor) -> Posterior:
+    mu, log_var = outputs.chunk(2, 1)
+    return Posterior(mu, log_var.clamp(*_LOG_VAR))
+
+
+def _with_covariates(z: Tensor, covariates: Tensor | None) -> Tensor:
+    return z if covariates is None else torch.cat([z, covariates.to(z)], 1)
+
+
+def _dense(widths: Sequence[int], dropout: float) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for n_in, n_out in pairwise(widths):
+        # LayerNorm, not BatchNorm: a cell's code must not depend on the other cells of its batch
+        layers += [nn.Linear(n_in, n_out), nn.LayerNorm(n_out), nn.SiLU()]
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers)
+
+
+def _norm(channels: int) -> nn.Module:
+    return nn.GroupNorm(math.gcd(8, channels), channels)
+
+
+def _kernel(stride: Sequence[int]) -> tuple[int, ...]:
+    return tuple(4 if step == 2 else 3 for step in stride)
+
+
+def _down(n_in: int, n_out: int, stride: tuple[int, ...], three_d: bool) -> nn.Sequential:
+    conv: Any = nn.Conv3d if three_d else nn.Conv2d
+    return nn.Sequential(conv(n_in, n_out, _kernel(stride), stride, padding=1), _norm(n_out), nn.SiLU())
+
+
+def _transposed(n_in: int, n_out: int, stride: tuple[int, ...], three_d: bool) -> nn.Module:
+    conv: Any = nn.ConvTranspose3d if three_d else nn.ConvTranspose2d
+    return conv(n_in, n_out, _kernel(stride), stride, padding=1)
+
+
+def _up(n_in: int, n_out: int, stride: tuple[int, ...], three_d: bool) -> nn.Sequential:
+    return nn.Sequential(_transposed(n_in, n_out, stride, three_d), _norm(n_out), nn.SiLU())

@@ -1,0 +1,314 @@
+"""What a model was fitted on: variables, channels, scaling and batches, and how new cells are held against it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from latentcell import keys
+from latentcell.cells.batches import Source
+from latentcell.cells.check import check_measurements, refuse
+from latentcell.cells.images import Modality, channel_names, measured, take_rows
+from latentcell.cells.orientation import align
+from latentcell.errors import InputError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from latentcell.model.likelihoods import Support
+
+Orientation = Literal["as_is", "augment", "align"]
+
+logger = logging.getLogger("latentcell")
+
+# training cells read to find the intensity range of each channel
+_SCALING_CELLS = 2000
+_PERCENTILES = (0.1, 99.9)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Everything about the cells that a fitted model must remember to read others alike.
+
+    Attributes
+    ----------
+    modality
+        ``"images"``, ``"counts"`` or ``"profiles"``.
+    layer
+        Layer that was read, or None.
+    names
+        Channel names of images, else variable names, in the model's order.
+    shape
+        Shape of one cell: ``(C, H, W)``, ``(C, Z, H, W)`` or ``(F,)``.
+    location, scale
+        Per channel or variable: the model sees ``(stored - location) / scale``.
+    clip
+        Whether scaled values are cut to [0, 1].
+    orientation
+        What is done about the orientation of images.
+    masked
+        Whether the likelihood counts only pixels in the cell's mask (and a margin).
+    batch_key, batch_levels, batch_shares
+        Column of ``obs`` that conditions the decoder, its levels, and the share of training cells in each.
+    library_size
+        Median total count of the training cells (counts only).
+    grey_levels
+        Number of grey levels of integer images, else None.
+    """
+
+    modality: Modality
+    layer: str | None
+    names: list[str]
+    shape: tuple[int, ...]
+    location: list[float]
+    scale: list[float]
+    clip: bool
+    orientation: Orientation
+    masked: bool
+    batch_key: str | None
+    batch_levels: list[str]
+    batch_shares: list[float]
+    library_size: float | None
+    grey_levels: int | None
+
+    @classmethod
+    def register(
+        cls,
+        cells: AnnData,
+        rows: np.ndarray,
+        *,
+        also_check: np.ndarray,
+        modality: Modality,
+        layer: str | None,
+        support: Support,
+        orientation: Orientation,
+        batch_key: str | None,
+    ) -> Schema:
+        """Read from the training cells `rows` what the model must remember; `also_check` are the held-out cells.
+
+        Raises
+        ------
+        InputError
+            If the measurements contain what cannot be trained on (see `check_measurements`), names repeat, or the
+            batch column is missing or incomplete.
+        """
+        array = measured(cells, layer)
+        names = channel_names(cells) if modality == "images" else [str(name) for name in cells.var_names]
+        _refuse_duplicates(names, modality)
+        problems = check_measurements(
+            array,
+            kind=modality,
+            cell_names=cells.obs_names,
+            variable_names=names,
+            rows=np.sort(np.concatenate([rows, also_check])),
+        )
+        refuse(problems)
+        for problem in problems:
+            logger.warning("%s", problem)
+        location, scale = _scaling(array, rows, modality, support)
+        levels, shares = _batches(cells, rows, batch_key)
+        return cls(
+            modality=modality,
+            layer=layer,
+            names=names,
+            shape=tuple(int(length) for length in array.shape[1:]),
+            location=location.tolist(),
+            scale=scale.tolist(),
+            clip=support == "unit",
+            orientation=orientation if modality == "images" else "as_is",
+            masked=modality == "images" and keys.MASKS in cells.obsm,
+            batch_key=batch_key,
+            batch_levels=levels,
+            batch_shares=shares,
+            library_size=float(np.median(library_sizes(array, rows))) if modality == "counts" else None,
+            grey_levels=2 ** (8 * array.dtype.itemsize) if modality == "images" and array.dtype.kind == "u" else None,
+        )
+
+    @property
+    def n_covariates(self) -> int:
+        """Width of the one-hot batch membership."""
+        return len(self.batch_levels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> Schema:
+        """Inverse of `to_dict`."""
+        return cls(**{**stored, "shape": tuple(stored["shape"])})
+
+    def source(self, cells: AnnData) -> Source:
+        """Measurements of `cells` in the model's order and scale.
+
+        Raises
+        ------
+        InputError
+            If the cells do not match the model and cannot be reordered by name.
+        """
+        array = measured(cells, self.layer if self.layer is not None else None)
+        if self.modality == "images" and keys.IMAGES not in cells.obsm:
+            raise InputError('The model was fitted on images, but these cells have no obsm["images"].')
+        columns = self._columns(cells)
+        if self.modality == "images" and tuple(array.shape[2:]) != self.shape[1:]:
+            raise InputError(
+                f"The model was fitted on crops of {_times(self.shape[1:])} pixels, these cells have "
+                f"{_times(array.shape[2:])}. Crop or resample them to the same size."
+            )
+        if columns is not None and sp.issparse(array):
+            array, columns = array.tocsr()[:, columns], None
+        if sp.issparse(array) and array.format != "csr":
+            array = array.tocsr()
+        if self.masked and keys.MASKS not in cells.obsm:
+            raise InputError('The model was fitted with cell masks, but these cells have no obsm["masks"].')
+        per_cell = (-1, *[1] * (len(self.shape) - 1))
+        return Source(
+            array=array,
+            location=np.asarray(self.location, dtype=np.float32).reshape(per_cell),
+            scale=np.asarray(self.scale, dtype=np.float32).reshape(per_cell),
+            clip=self.clip,
+            columns=columns,
+            size=library_sizes(array, None).astype(np.float32) if self.modality == "counts" else None,
+            covariates=self._membership(cells),
+            masks=cells.obsm[keys.MASKS] if self.masked else None,
+            prepare=align if self.orientation == "align" else None,
+        )
+
+    def covariates(self, levels: np.ndarray) -> np.ndarray:
+        """One-hot rows for batch `levels`; a level the model never saw gets the training shares."""
+        onehot = np.zeros((len(levels), self.n_covariates), dtype=np.float32)
+        codes = pd.Index(self.batch_levels).get_indexer(pd.Index(np.asarray(levels, dtype=object).astype(str)))
+        onehot[np.arange(len(levels))[codes >= 0], codes[codes >= 0]] = 1
+        onehot[codes < 0] = self.batch_shares
+        return onehot
+
+    def unscaled(self, values: np.ndarray) -> np.ndarray:
+        """Scaled measurements ``(n, ...)`` back in stored units."""
+        per_cell = (1, -1, *[1] * (values.ndim - 2))
+        scaled = values * np.asarray(self.scale, dtype=np.float32).reshape(per_cell)
+        return np.asarray(scaled + np.asarray(self.location, dtype=np.float32).reshape(per_cell))
+
+    def _columns(self, cells: AnnData) -> np.ndarray | None:
+        """Where the model's channels or variables stand in `cells`; None where the order is already right."""
+        what = "channels" if self.modality == "images" else "variables"
+        found = channel_names(cells) if self.modality == "images" else [str(name) for name in cells.var_names]
+        if found == self.names:
+            return None
+        _refuse_duplicates(found, self.modality)
+        position = pd.Index(found).get_indexer(pd.Index(self.names))
+        if (position < 0).any():
+            missing = [name for name, at in zip(self.names, position, strict=True) if at < 0]
+            extra = [name for name in found if name not in set(self.names)]
+            raise InputError(
+                f"The cells do not match the model: of its {len(self.names)} {what}, {len(missing)} are missing "
+                f"({_first(missing)}); {len(extra)} are unknown to it ({_first(extra)}). Give cells with the same "
+                f"{what}, in any order."
+            )
+        logger.info("%s were put in the model's order by name", what)
+        return np.asarray(position)
+
+    def _membership(self, cells: AnnData) -> np.ndarray | None:
+        if self.batch_key is None:
+            return None
+        if self.batch_key not in cells.obs:
+            raise InputError(
+                f"The model's decoder is conditioned on obs[{self.batch_key!r}], which these cells lack; columns "
+                f"present: {_first(list(cells.obs.columns))}."
+            )
+        levels = cells.obs[self.batch_key].astype(str).to_numpy()
+        unknown = sorted(set(levels) - set(self.batch_levels))
+        if unknown:
+            warnings.warn(
+                f"{len(unknown)} levels of {self.batch_key!r} were not in training ({_first(unknown)}); their cells "
+                "are decoded with the average of the training levels.",
+                stacklevel=3,
+            )
+        return self.covariates(levels)
+
+
+def library_sizes(array: Any, rows: np.ndarray | None) -> np.ndarray:
+    """Total of each row, ``(n,)`` float64."""
+    taken = array if rows is None else array[rows]
+    return np.asarray(taken.sum(axis=1), dtype=np.float64).ravel()
+
+
+def fingerprints(source: Source, rows: np.ndarray | None = None) -> np.ndarray:
+    """A 64-bit hash of each cell's measurements, ``(n,)`` uint64.
+
+    It depends on the values alone, not on the cell's name, its position or how the matrix is stored, so a model can
+    tell whether it has seen a cell before.
+    """
+    rows = np.arange(len(source)) if rows is None else rows
+    hashes = np.empty(len(rows), dtype=np.uint64)
+    for start in range(0, len(rows), 256):
+        block = source.stored(rows[start : start + 256])
+        flat = block.reshape(len(block), -1)
+        for i, values in enumerate(flat):
+            occupied = np.flatnonzero(values)
+            digest = hashlib.blake2b(occupied.astype(np.int32).tobytes(), digest_size=8)
+            digest.update(values[occupied].tobytes())
+            hashes[start + i] = np.frombuffer(digest.digest(), dtype=np.uint64)[0]
+    return hashes
+
+
+def _scaling(array: Any, rows: np.ndarray, modality: Modality, support: Support) -> tuple[np.ndarray, np.ndarray]:
+    if modality == "counts":
+        return np.zeros(array.shape[1]), np.ones(array.shape[1])
+    if modality == "profiles":
+        values = array[np.sort(rows)]
+        values = np.asarray(values.toarray() if sp.issparse(values) else values, dtype=np.float64)
+        location, scale = values.mean(0), values.std(0)
+    else:
+        spread = rows[np.linspace(0, len(rows) - 1, min(len(rows), _SCALING_CELLS)).astype(int)]
+        values = take_rows(array, np.sort(np.unique(spread)))
+        values = np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)
+        if support == "nonnegative":
+            location, high = np.zeros(len(values)), np.percentile(values, _PERCENTILES[1], axis=1)
+        elif support == "unit":
+            location, high = values.min(1).astype(np.float64), values.max(1).astype(np.float64)
+        else:
+            location, high = np.percentile(values, _PERCENTILES, axis=1)
+        scale = high - location
+    # a variable that never changes carries nothing: leave its values as they are
+    return location, np.where(scale > 1e-8 * np.maximum(1, np.abs(location)), scale, 1.0)
+
+
+def _batches(cells: AnnData, rows: np.ndarray, batch_key: str | None) -> tuple[list[str], list[float]]:
+    if batch_key is None:
+        return [], []
+    if batch_key not in cells.obs:
+        raise InputError(
+            f"There is no obs column {batch_key!r} for batches; columns: {_first(list(cells.obs.columns))}."
+        )
+    column = cells.obs[batch_key].iloc[rows]
+    if column.isna().any():
+        named = cells.obs_names[rows][column.isna().to_numpy()]
+        raise InputError(f"obs[{batch_key!r}] is empty for {len(named)} cells ({_first(list(named))}).")
+    shares = column.astype(str).value_counts(normalize=True).sort_index()
+    return [str(level) for level in shares.index], [float(share) for share in shares]
+
+
+def _refuse_duplicates(names: list[str], modality: Modality) -> None:
+    repeated = pd.Index(names)[pd.Index(names).duplicated()].unique()
+    if len(repeated):
+        what = "Channel" if modality == "images" else "Variable"
+        raise InputError(
+            f"{what} names must be unique; repeated: {_first(list(repeated))}. "
+            "For genes, adata.var_names_make_unique() gives them suffixes."
+        )
+
+
+def _first(names: list[Any], most: int = 5) -> str:
+    shown = ", ".join(str(name) for name in names[:most])
+    return (shown + (f" and {len(names) - most} more" if len(names) > most else "")) or "none"
+
+
+def _times(size: Any) -> str:
+    return " x ".join(str(length) for length in size)

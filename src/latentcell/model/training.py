@@ -1,0 +1,328 @@
+"""The training loop: plain, resumable, and ignorant of what it trains.
+
+It takes a module ``module(batch, generator) -> (log_px, posterior, z)``, minibatches, an objective and settings. All
+randomness of epoch e derives from (seed, e), so a fit resumed from a checkpoint gives the weights of an unbroken one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from latentcell.cells.batches import Batch
+from latentcell.errors import InputError
+from latentcell.model.files import read_tensors, write_tensors
+from latentcell.model.objectives import Objective
+
+# seconds between checkpoints at least: writing must not dominate fits of small data
+_CHECKPOINT_EVERY = 15.0
+# a loss this many times beyond its start never comes back
+_EXPLODED = 1e4
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train.
+
+    Parameters
+    ----------
+    batch_size
+        Cells per optimiser step.
+    learning_rate
+        Peak rate of Adam; it warms up over the first twentieth of training and falls to zero by a cosine.
+    patience
+        Epochs without a better held-out ELBO after which training stops.
+    validation
+        Share of cells (or of the groups of `split_key`) held out for early stopping.
+    clip
+        Largest gradient norm of the loss per measured value.
+    threads
+        CPU threads; by default as many as the process may use and the machine has free. Sums depend on the number in
+        the last digits: to repeat a fit exactly, give the number in its report.
+    device
+        ``"cpu"``, ``"cuda"``, or None for a GPU where there is one.
+    """
+
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    patience: int = 40
+    validation: float = 0.1
+    clip: float = 1.0
+    threads: int | None = None
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 2 or self.learning_rate <= 0 or self.patience < 1 or not 0 < self.validation < 0.9:
+            raise InputError(
+                f"{self}: batch_size must be at least 2, learning_rate and patience positive and validation a share "
+                "between 0 and 0.9."
+            )
+
+
+@dataclass(frozen=True)
+class Data:
+    """Minibatches for the loop.
+
+    Attributes
+    ----------
+    n_train
+        Number of training cells.
+    train
+        Minibatches of one epoch, from the epoch's generators.
+    held_out
+        Minibatches of the held-out cells, in a fixed order.
+    """
+
+    n_train: int
+    train: Callable[[np.random.Generator, torch.Generator], Iterator[Batch]]
+    held_out: Callable[[], Iterator[Batch]]
+
+
+@dataclass
+class Progress:
+    """State of a fit between epochs; with weights and optimiser it is the whole of a checkpoint."""
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    best_elbo: float = -math.inf
+    best_epoch: int = -1
+    first_loss: float | None = None
+    threads: int = 1
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss of a batch is not a number or exploded; `index` holds the rows of its cells."""
+
+    def __init__(self, index: np.ndarray, step: int) -> None:
+        super().__init__(f"loss not finite or exploding at step {step}")
+        self.index = index
+        self.step = step
+
+
+def train(
+    module: nn.Module,
+    data: Data,
+    objective: Objective,
+    settings: Settings,
+    *,
+    epochs: int,
+    seed: int,
+    max_minutes: float | None = None,
+    hooks: Hooks | None = None,
+) -> Progress:
+    """Fit `module` in place and leave it with the weights of the best held-out ELBO.
+
+    Parameters
+    ----------
+    epochs
+        Passes over the training cells at most.
+    seed
+        Root of all randomness.
+    max_minutes
+        Stop, with the learning rate annealed, after this much training time.
+    hooks
+        Where to checkpoint and whom to tell of each epoch.
+
+    Raises
+    ------
+    NonFiniteLossError
+        If the loss is not finite or explodes.
+    """
+    hooks = hooks or Hooks()
+    device = next(module.parameters()).device
+    optimiser = torch.optim.Adam(module.parameters(), lr=settings.learning_rate, fused=True)
+    progress, best = Progress(threads=torch.get_num_threads()), _weights(module)
+    if hooks.checkpoint is not None and hooks.checkpoint.exists():
+        progress, best = _resume(hooks.checkpoint, hooks.identity, module, optimiser)
+    saved_at = time.monotonic()
+    while progress.epoch < epochs and not _finished(progress, settings, max_minutes):
+        started = time.monotonic()
+        share_of_time = progress.seconds / (60 * max_minutes) if max_minutes else 0.0
+        share = max(progress.epoch / epochs, share_of_time)
+        row = _one_epoch(module, data, objective, optimiser, settings, progress, seed=seed, share=(share, 1 / epochs))
+        row |= _held_out(module, data, seed, device)
+        progress.seconds += time.monotonic() - started
+        row |= {"epoch": progress.epoch, "seconds": progress.seconds}
+        progress.history.append(row)
+        # weights from before the objective's schedule has run out belong to another objective
+        if progress.step >= objective.schedule_steps and row["val_elbo"] > progress.best_elbo:
+            progress.best_elbo, progress.best_epoch, best = row["val_elbo"], progress.epoch, _weights(module)
+        progress.epoch += 1
+        if hooks.on_epoch is not None:
+            hooks.on_epoch(row)
+        if hooks.checkpoint is not None and time.monotonic() - saved_at > hooks.every:
+            _checkpoint(hooks.checkpoint, hooks.identity, module, optimiser, progress, best)
+            saved_at = time.monotonic()
+    if progress.best_epoch >= 0:
+        module.load_state_dict(best)
+    module.eval()
+    return progress
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What surrounds the loop.
+
+    Attributes
+    ----------
+    checkpoint
+        File to resume from if it exists and to write while training, or None.
+    identity
+        JSON-ready description of the fit; a checkpoint of another fit is refused.
+    on_epoch
+        Called with the row of the history after each epoch.
+    every
+        Seconds between checkpoints.
+    """
+
+    checkpoint: Path | None = None
+    identity: dict[str, Any] = field(default_factory=dict)
+    on_epoch: Callable[[dict[str, float]], None] | None = None
+    every: float = _CHECKPOINT_EVERY
+
+
+def learning_rate(peak: float, share: float) -> float:
+    """Rate at a share in [0, 1] of training: linear warm-up over the first twentieth, then a cosine to zero."""
+    warm = min(1.0, (share + 1e-3) / 0.05)
+    return peak * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+
+def free_threads() -> int:
+    """CPU threads that this process may use and that the machine has free, at least one and at most 16."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        allowed = min(allowed, max(1, int(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass  # no container limit
+    try:
+        # threads that wait for a busy core stall all others at every barrier
+        busy = os.getloadavg()[0]
+    except OSError:
+        busy = 0.0
+    cores = os.cpu_count() or allowed
+    return max(1, min(allowed, 16, round(cores - busy) if busy > 0.5 * cores else allowed))
+
+
+def _one_epoch(
+    module: nn.Module,
+    data: Data,
+    objective: Objective,
+    optimiser: torch.optim.Optimizer,
+    settings: Settings,
+    progress: Progress,
+    *,
+    seed: int,
+    share: tuple[float, float],
+) -> dict[str, float]:
+    """One pass over the training cells; `share` is the share of training done and that of one epoch."""
+    module.train()
+    device = next(module.parameters()).device
+    rng = np.random.default_rng([seed, progress.epoch])
+    noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    sums: dict[str, float] = {}
+    n_cells = 0
+    for batch in data.train(rng, noise):
+        rate = learning_rate(settings.learning_rate, share[0] + share[1] * n_cells / data.n_train)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        log_px, posterior, z = module(batch.to(device), noise)
+        terms = objective(log_px, posterior, z, data.n_train, progress.step)
+        optimiser.zero_grad(set_to_none=True)
+        (terms.loss / batch.x[0].numel()).backward()
+        norm = nn.utils.clip_grad_norm_(module.parameters(), settings.clip)
+        _refuse_divergence(terms.loss, norm, log_px, batch, progress)
+        optimiser.step()
+        progress.step += 1
+        n_cells += len(batch)
+        kl = float(terms.kl_per_dim.detach().sum())
+        elbo = float(terms.elbo.detach().mean())
+        row = {"loss": float(terms.loss.detach()), "elbo": elbo, "log_px": elbo + kl, "kl": kl, **terms.extras}
+        for name, value in row.items():
+            sums[name] = sums.get(name, 0.0) + value * len(batch)
+    return {name: total / n_cells for name, total in sums.items()} | {"learning_rate": rate}
+
+
+@torch.no_grad()
+def _held_out(module: nn.Module, data: Data, seed: int, device: torch.device) -> dict[str, float]:
+    """Mean true ELBO of the held-out cells, with the same noise at every epoch."""
+    module.eval()
+    noise = torch.Generator().manual_seed(seed)
+    log_px_sum = kl_sum = 0.0
+    n_cells = 0
+    for batch in data.held_out():
+        log_px, posterior, _ = module(batch.to(device), noise)
+        log_px_sum += float(log_px.double().sum())
+        kl_sum += float(posterior.kl().double().sum())
+        n_cells += len(batch)
+    log_px_mean, kl_mean = log_px_sum / n_cells, kl_sum / n_cells
+    return {"val_elbo": log_px_mean - kl_mean, "val_log_px": log_px_mean, "val_kl": kl_mean}
+
+
+def _refuse_divergence(loss: Tensor, norm: Tensor, log_px: Tensor, batch: Batch, progress: Progress) -> None:
+    value = float(loss.detach())
+    if progress.first_loss is None:
+        progress.first_loss = value
+    limit = _EXPLODED * max(abs(progress.first_loss), float(batch.x[0].numel()))
+    if math.isfinite(value) and math.isfinite(float(norm)) and value < limit:
+        return
+    bad = ~torch.isfinite(log_px.detach()).cpu().numpy()
+    raise NonFiniteLossError(batch.index[bad] if bad.any() else batch.index, progress.step)
+
+
+def _finished(progress: Progress, settings: Settings, max_minutes: float | None) -> bool:
+    if max_minutes is not None and progress.seconds >= 60 * max_minutes:
+        return True
+    return progress.best_epoch >= 0 and progress.epoch - progress.best_epoch > settings.patience
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def _checkpoint(
+    path: Path,
+    identity: dict[str, Any],
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    progress: Progress,
+    best: dict[str, Tensor],
+) -> None:
+    tensors = {f"now.{name}": value for name, value in module.state_dict().items()}
+    tensors |= {f"best.{name}": value for name, value in best.items()}
+    for i, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"adam.{i}.{name}": value for name, value in state.items()}
+    write_tensors(path, tensors, {"identity": identity, "progress": asdict(progress)})
+
+
+def _resume(
+    path: Path, identity: dict[str, Any], module: nn.Module, optimiser: torch.optim.Optimizer
+) -> tuple[Progress, dict[str, Tensor]]:
+    tensors, stored = read_tensors(path)
+    if stored["identity"] != json.loads(json.dumps(identity)):
+        changed = [key for key in identity if stored["identity"].get(key) != json.loads(json.dumps(identity[key]))]
+        raise InputError(
+            f"{path} is the checkpoint of another fit (it differs in {', '.join(changed) or 'its settings'}). Remove "
+            "it to start afresh, or give the same cells and settings to resume."
+        )
+    module.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("now.")})
+    best = {name[5:]: value for name, value in tensors.items() if name.startswith("best.")}
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("adam."):
+            _, i, key = name.split(".")
+            state.setdefault(int(i), {})[key] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    return Progress(**stored["progress"]), best

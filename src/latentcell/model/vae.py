@@ -1,0 +1,422 @@
+"""The estimator: where AnnData meets tensors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+import pandas as pd
+import torch
+
+from latentcell.cells.batches import Batch, in_order
+from latentcell.cells.images import Modality, measured, modality_of, take_rows
+from latentcell.errors import InputError
+from latentcell.model import files, objectives
+from latentcell.model.fit import Plan, default_epochs, fit_module, fit_report
+from latentcell.model.module import ImportanceNLL, VAEModule, importance_nll, resolve_likelihood
+from latentcell.model.objectives import Objective
+from latentcell.model.schema import Orientation, Schema, fingerprints
+from latentcell.model.split import split_cells
+from latentcell.model.training import Settings, free_threads
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+_BLOCK = 256  # cells encoded or decoded at once
+
+
+class Latent(NamedTuple):
+    """Codes of cells: posterior mean `mu` and variance `var`, each ``(n, d)`` float32."""
+
+    mu: np.ndarray
+    var: np.ndarray
+
+
+class VAE:
+    """Variational autoencoder of single cells: images, counts or profiles.
+
+    Parameters
+    ----------
+    n_latent
+        Latent dimensions d.
+    likelihood
+        Noise of the measurements. ``"auto"`` takes ``nb`` for counts, ``gaussian`` for profiles and images and
+        ``bernoulli`` for masks. Others: ``zinb``, ``poisson``; ``student_t``; ``continuous_bernoulli``,
+        ``discretized_logistic``, ``poisson_gaussian`` (``poisson_gaussian=2.2`` sets the camera's gain).
+    objective
+        What training maximises: an object of `latentcell.objectives` or its text, such as ``"beta=4"``.
+    batch_key
+        Column of ``obs`` (plate, donor, library) that the decoder is told, so that the latent space need not hold it.
+    layer
+        Layer to read instead of ``X``; with images, names a matrix to read instead of them.
+    orientation
+        For images: ``"align"`` turns every cell to its principal axis and augments with mirrors and small turns,
+        ``"augment"`` trains on random turns and mirrors, ``"as_is"`` takes crops as they are.
+    width
+        Channels of the first convolution (16: 16-32-64-128 for 64 x 64 crops), or width of the two hidden layers of
+        counts and profiles (128).
+
+    Attributes
+    ----------
+    schema_ : Schema
+        What the model was fitted on.
+    history_ : DataFrame
+        One row per epoch: loss and ELBO terms in nats per cell, on training (``elbo``) and held-out cells
+        (``val_elbo``).
+    report_ : dict
+        Held-out likelihood, active dimensions, seed, versions, time.
+    latent_ : DataFrame
+        Collapse report: one row per latent dimension.
+
+    Examples
+    --------
+    >>> import latentcell as lc
+    >>> cells = lc.cells.simulate.counts(200, 50, rng=0)
+    >>> model = lc.VAE(n_latent=4).fit(cells, epochs=3, rng=0)
+    >>> model.encode(cells).mu.shape
+    (200, 4)
+    """
+
+    schema_: Schema
+    history_: pd.DataFrame
+    report_: dict[str, Any]
+    latent_: pd.DataFrame
+
+    def __init__(
+        self,
+        n_latent: int = 16,
+        *,
+        likelihood: str = "auto",
+        objective: Objective | str = "elbo",
+        batch_key: str | None = None,
+        layer: str | None = None,
+        orientation: Orientation = "align",
+        width: int | None = None,
+    ) -> None:
+        if n_latent < 1:
+            raise InputError(f"n_latent is {n_latent}; a latent space needs at least one dimension.")
+        if orientation not in ("align", "augment", "as_is"):
+            raise InputError(f"orientation is {orientation!r}; choose 'align', 'augment' or 'as_is'.")
+        self.n_latent = n_latent
+        self.likelihood = likelihood
+        self.objective = objectives.parse(objective) if isinstance(objective, str) else objective
+        self.batch_key = batch_key
+        self.layer = layer
+        self.orientation: Orientation = orientation
+        self.width = width
+
+    def fit(
+        self,
+        cells: AnnData,
+        *,
+        exclude: Mapping[str, Sequence[Any]] | None = None,
+        split_key: str | None = None,
+        epochs: int | None = None,
+        max_minutes: float | None = None,
+        settings: Settings | None = None,
+        checkpoint: str | Path | None = None,
+        rng: int | np.random.Generator | None = None,
+    ) -> Self:
+        """Train on `cells`.
+
+        Parameters
+        ----------
+        exclude
+            Groups kept away from training, early stopping and scaling: ``{"stage": ["metaphase"]}``.
+        split_key
+            Column of ``obs`` whose groups (track, donor, field) never stand on both sides of the validation split.
+        epochs
+            Passes over the cells at most; by default enough for about 4,000 optimiser steps.
+        max_minutes
+            Stop after this much training, with the learning rate annealed in time. The result then depends on the
+            machine's speed.
+        settings
+            Batch size, learning rate and so on.
+        checkpoint
+            File written during training; when it exists, training goes on from it.
+        rng
+            Seed; the same seed gives the same weights on one machine.
+
+        Raises
+        ------
+        InputError
+            If the cells cannot be trained on; the message names cells, variables or columns.
+        """
+        settings = settings or Settings()
+        seed = int(np.random.default_rng(rng).integers(2**31)) if not isinstance(rng, int | np.integer) else int(rng)
+        modality = modality_of(cells, self.layer)
+        split = split_cells(cells, exclude=exclude, split_key=split_key, share=settings.validation, seed=seed)
+        two_valued = modality == "images" and _two_valued(measured(cells, self.layer), split.train)
+        name, number, support = resolve_likelihood(self.likelihood, modality, two_valued)
+        self.schema_ = Schema.register(
+            cells,
+            split.train,
+            also_check=split.held_out,
+            modality=modality,
+            layer=self.layer,
+            support=support,
+            orientation=self.orientation,
+            batch_key=self.batch_key,
+        )
+        self._likelihood = (name, number)
+        self._module = self._build(seed).to(_device(settings.device))
+        source = self.schema_.source(cells)
+        self._fitted = np.sort(fingerprints(source, split.used))
+        plan = Plan(
+            settings,
+            epochs or default_epochs(len(split.train), settings.batch_size),
+            max_minutes,
+            None if checkpoint is None else Path(checkpoint),
+            seed,
+        )
+        threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(settings.threads or free_threads())
+            progress = fit_module(
+                self._module,
+                source,
+                split,
+                objective=self.objective,
+                orientation=self.schema_.orientation,
+                cell_names=cells.obs_names,
+                plan=plan,
+            )
+            self.report_, self.latent_ = fit_report(self._module, source, split, progress, plan)
+        finally:
+            torch.set_num_threads(threads)
+        self.history_ = pd.DataFrame(progress.history)
+        self.report_ |= {
+            "modality": modality,
+            "likelihood": name,
+            "objective": objectives.describe(self.objective),
+            "n_latent": self.n_latent,
+        }
+        return self
+
+    def encode(self, cells: AnnData) -> Latent:
+        """Posterior mean and variance of each cell; independent of batch size and order.
+
+        Raises
+        ------
+        InputError
+            If the cells do not match those that the model was fitted on.
+        """
+        mu, var = [], []
+        with torch.inference_mode():
+            for batch in self._batches(cells):
+                posterior = self._module.network.encode(batch.x, batch.covariates)
+                mu.append(posterior.mu.cpu().numpy())
+                var.append(posterior.log_var.exp().cpu().numpy())
+        return Latent(np.concatenate(mu), np.concatenate(var))
+
+    def decode(
+        self,
+        z: np.ndarray,
+        *,
+        batch: Any = None,
+        library_size: float | np.ndarray | None = None,
+        noise: bool = False,
+        rng: int | np.random.Generator | None = None,
+    ) -> np.ndarray:
+        """Measurements at latent positions, in stored units, ``(n, C, [Z,] H, W)`` or ``(n, F)`` float32.
+
+        Parameters
+        ----------
+        z
+            ``(n, d)``.
+        batch
+            Level of the batch column for all cells, or one per cell; by default the average of the training levels.
+        library_size
+            Total counts per cell, a number or ``(n,)``; by default the training cells' median.
+        noise
+            False gives the mean of the likelihood (to look at), True a draw from it (to compare populations).
+        """
+        z = np.atleast_2d(np.asarray(z, dtype=np.float32))
+        if z.shape[1] != self.n_latent:
+            raise InputError(f"z has {z.shape[1]} columns, but the model has {self.n_latent} latent dimensions.")
+        generator = np.random.default_rng(rng)
+        covariates = self._covariates(batch, len(z))
+        size = None
+        if self.schema_.library_size is not None:
+            given = self.schema_.library_size if library_size is None else library_size
+            size = np.broadcast_to(np.asarray(given, dtype=np.float32), len(z)).copy()
+        likelihood, blocks = self._module.likelihood, []
+        device = self._device
+        with torch.inference_mode():
+            for start in range(0, len(z), _BLOCK):
+                rows = slice(start, start + _BLOCK)
+                given_batch = None if covariates is None else torch.from_numpy(covariates[rows]).to(device)
+                total = None if size is None else torch.from_numpy(size[rows]).to(device)
+                params = self._module.network.decode(torch.from_numpy(z[rows]).to(device), given_batch)
+                x = likelihood.sample(params, total, generator) if noise else likelihood.mean(params, total)
+                blocks.append(self.schema_.unscaled(x.cpu().numpy()))
+        return np.concatenate(blocks) if blocks else np.empty((0, *self.schema_.shape), dtype=np.float32)
+
+    def sample(
+        self, n: int, *, batch: Any = None, noise: bool = False, rng: int | np.random.Generator | None = None
+    ) -> np.ndarray:
+        """Measurements of `n` cells that never were: codes from the prior N(0, I), decoded (see `decode`)."""
+        generator = np.random.default_rng(rng)
+        z = generator.standard_normal((n, self.n_latent))
+        return self.decode(z, batch=batch, noise=noise, rng=generator)
+
+    def reconstruct(self, cells: AnnData) -> np.ndarray:
+        """Decoded posterior mean of each cell at its own batch and library size, in stored units."""
+        source = self.schema_.source(cells)
+        batch = cells.obs[self.batch_key].to_numpy() if self.batch_key else None
+        return self.decode(self.encode(cells).mu, batch=batch, library_size=source.size)
+
+    def normalized_expression(self, cells: AnnData, *, library_size: float = 1e4, batch: Any = None) -> np.ndarray:
+        """Expected counts of each cell at a common library size, ``(n, G)``, in the cell's own batch by default."""
+        if self.modality_ != "counts":
+            raise InputError(f"Normalised expression is for counts; this model was fitted on {self.modality_}.")
+        if batch is None and self.batch_key:
+            batch = cells.obs[self.batch_key].to_numpy()
+        return self.decode(self.encode(cells).mu, batch=batch, library_size=library_size)
+
+    def measurements(self, cells: AnnData) -> np.ndarray:
+        """Measurements as the model sees them but in stored units: dense, in its order, turned if it aligns."""
+        source = self.schema_.source(cells)
+        rows = np.arange(len(source))
+        return np.concatenate([source.raw(rows[start : start + _BLOCK])[0] for start in rows[::_BLOCK]])
+
+    def elbo(self, cells: AnnData, *, rng: int | np.random.Generator | None = 0) -> pd.DataFrame:
+        """Evidence lower bound of each cell in nats, by one posterior draw: columns ``elbo``, ``log_px``, ``kl``.
+
+        Nats refer to the scaled measurements, so they compare between models only at equal scaling and data.
+        """
+        noise = torch.Generator().manual_seed(int(np.random.default_rng(rng).integers(2**62)))
+        log_px, kl = [], []
+        with torch.inference_mode():
+            for batch in self._batches(cells):
+                log_p, posterior, _ = self._module(batch, noise)
+                log_px.append(log_p.cpu().numpy())
+                kl.append(posterior.kl().sum(1).cpu().numpy())
+        terms = {"log_px": np.concatenate(log_px), "kl": np.concatenate(kl)}
+        return pd.DataFrame({"elbo": terms["log_px"] - terms["kl"], **terms}, index=cells.obs_names)
+
+    def nll(self, cells: AnnData, *, n_samples: int = 100, rng: int | np.random.Generator | None = 0) -> pd.DataFrame:
+        """Importance-weighted negative log likelihood of each cell in nats and its effective sample size.
+
+        See `latentcell.model.module.importance_nll` (Burda et al. 2016).
+        """
+        result: ImportanceNLL = importance_nll(
+            self._module, self._batches(cells), n_samples, np.random.default_rng(rng)
+        )
+        return pd.DataFrame(result._asdict(), index=cells.obs_names)
+
+    def seen(self, cells: AnnData) -> np.ndarray:
+        """Which of `cells` the model was fitted on (training or early stopping), by their measurements, ``(n,)``."""
+        return np.isin(fingerprints(self.schema_.source(cells)), self._fitted)
+
+    def sha256(self) -> str:
+        """Hex digest of the weights: the same for the same model, saved or not."""
+        digest = hashlib.sha256()
+        for name, values in sorted(self._module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(values.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def save(self, folder: str | Path) -> str:
+        """Write the model to a folder (safetensors and JSON, atomically); returns the weights' sha256."""
+        tensors = dict(self._module.state_dict())
+        tensors["_fitted"] = torch.from_numpy(self._fitted.view(np.int64).copy())
+        config = {
+            "n_latent": self.n_latent,
+            "likelihood": self.likelihood,
+            "likelihood_resolved": self._likelihood,
+            "objective": objectives.describe(self.objective),
+            "orientation": self.orientation,
+            "width": self.width,
+            "schema": self.schema_.to_dict(),
+            "report": self.report_,
+            "history": self.history_.to_dict("list"),
+        }
+        return files.write_model(Path(folder), tensors, config)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read a model folder; executes nothing from it.
+
+        Raises
+        ------
+        InputError
+            If the folder holds no model, or a damaged or newer one.
+        """
+        tensors, config = files.read_model(Path(folder))
+        schema = Schema.from_dict(config["schema"])
+        model = cls(
+            config["n_latent"],
+            likelihood=config["likelihood"],
+            objective=objectives.from_description(config["objective"]),
+            batch_key=schema.batch_key,
+            layer=schema.layer,
+            orientation=config["orientation"],
+            width=config["width"],
+        )
+        model.schema_ = schema
+        name, number = config["likelihood_resolved"]
+        model._likelihood = (name, number)
+        model._fitted = tensors.pop("_fitted").numpy().view(np.uint64)
+        model._module = model._build(0)
+        model._module.load_state_dict(tensors)
+        model._module.eval()
+        model.report_ = config["report"]
+        model.history_ = pd.DataFrame(config["history"])
+        model.latent_ = pd.DataFrame(model.report_["latent"])
+        return model
+
+    @property
+    def modality_(self) -> Modality:
+        """What the model was fitted on."""
+        return self.schema_.modality
+
+    @property
+    def names_(self) -> list[str]:
+        """Channel names of images, else variable names."""
+        return self.schema_.names
+
+    @property
+    def dimensions_(self) -> list[int]:
+        """Latent dimensions in order of their KL, most used first."""
+        return [int(i) for i in self.latent_.sort_values("kl", ascending=False, kind="stable")["dimension"]]
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self._module.parameters()).device
+
+    def _build(self, seed: int) -> VAEModule:
+        name, number = self._likelihood
+        width = self.width or (16 if self.modality_ == "images" else 128)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return VAEModule(self.schema_, name, number, self.n_latent, width)
+
+    def _batches(self, cells: AnnData) -> Iterator[Batch]:
+        self._module.eval()
+        source = self.schema_.source(cells)
+        for batch in in_order(source, np.arange(len(source)), _BLOCK):
+            yield batch.to(self._device)
+
+    def _covariates(self, batch: Any, n: int) -> np.ndarray | None:
+        if self.batch_key is None:
+            if batch is not None:
+                raise InputError(f"batch={batch!r} was given, but the model has no batch_key.")
+            return None
+        if batch is None:
+            return np.tile(np.asarray(self.schema_.batch_shares, dtype=np.float32), (n, 1))
+        levels = np.broadcast_to(np.asarray(batch, dtype=object), n)
+        return self.schema_.covariates(levels)
+
+
+def _device(name: str | None) -> torch.device:
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _two_valued(images: Any, rows: np.ndarray) -> bool:
+    """Whether a few hundred of the images hold two grey levels at most."""
+    spread = rows[np.linspace(0, len(rows) - 1, min(len(rows), 200)).astype(int)]
+    return len(np.unique(take_rows(images, np.unique(spread)))) <= 2

@@ -1,0 +1,36 @@
+"""Progress bars of long work, on the terminal's error stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def fit_progress(epochs: int, n_cells: int) -> Iterator[Callable[[dict[str, float]], None]]:
+    """Show training: yields a function that takes the row of each finished epoch."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("fit"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[terms]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("fit", total=epochs, terms="")
+        previous = 0.0
+
+        def advance(row: dict[str, float]) -> None:
+            nonlocal previous
+            rate = n_cells / max(row["seconds"] - previous, 1e-9)
+            previous = row["seconds"]
+            terms = (
+                f"ELBO {row['elbo']:.1f} held out {row['val_elbo']:.1f} (log p {row['val_log_px']:.1f}, "
+                f"KL {row['val_kl']:.1f}) {rate:,.0f} cells/s"
+            )
+            bar.update(task, completed=row["epoch"] + 1, terms=terms)
+
+        yield advance

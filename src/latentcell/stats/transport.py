@@ -1,0 +1,145 @@
+"""Pairing cells of two populations, and moving along the path between paired cells."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from latentcell.errors import InputError
+from latentcell.stats.distances import MAX_EXACT, Array, checked_populations
+
+Method = Literal["ot", "random"]
+Path = Literal["linear", "slerp"]
+Index = NDArray[np.intp]
+
+MAX_SINKHORN = 5_000
+"""Cells per side that enter entropic transport; a random subset of this size beyond."""
+
+SINKHORN_REGULARISATION = 0.02
+"""Entropy weight of Sinkhorn's plan, in units of the median reduced cost."""
+
+
+def pair(
+    source: NDArray[np.floating],
+    target: NDArray[np.floating],
+    *,
+    method: Method = "ot",
+    n_pairs: int | None = None,
+    rng: int | np.random.Generator | None = None,
+) -> tuple[Index, Index]:
+    """Pair cells of two populations.
+
+    ``"ot"`` minimises the total squared Euclidean distance, uncentred, every cell carrying the same mass: the exact
+    assignment for equal sizes, the exact plan for unequal sizes up to 2,000 cells per side, and beyond that Sinkhorn's
+    plan (Cuturi 2013) on at most 5,000 cells per side, with an entropy weight of 0.02 times the median cost after each
+    cell's smallest cost is taken off (its total cost is then a few per cent above the exact one). Pairs are drawn from
+    a plan by systematic sampling, so that every cell is used in proportion to its mass. ``"random"`` pairs
+    shuffled cells, each used equally often.
+
+    Parameters
+    ----------
+    source, target
+        Populations ``(n, p)`` and ``(m, p)``.
+    n_pairs
+        Number of pairs; ``max(n, m)`` by default.
+
+    Returns
+    -------
+    i, j
+        Rows of `source` and of `target`, one pair per position, in random order of pairs.
+    """
+    if method not in get_args(Method):
+        raise InputError(f"Pairing {method!r} is unknown; choose one of {', '.join(get_args(Method))}.")
+    source, target = checked_populations(source, target)
+    rng = np.random.default_rng(rng)
+    n_pairs = max(len(source), len(target)) if n_pairs is None else n_pairs
+    if n_pairs < 1:
+        raise InputError(f"n_pairs={n_pairs}: ask for at least one pair.")
+    if method == "random":
+        return _shuffled(len(source), n_pairs, rng), _shuffled(len(target), n_pairs, rng)
+    if len(source) == len(target) <= MAX_EXACT:
+        i, j = linear_sum_assignment(_squared_cost(source, target))
+        drawn = _shuffled(len(i), n_pairs, rng)
+        return i[drawn], j[drawn]
+    rows, columns = (_subset(len(z), rng) for z in (source, target))
+    i, j = _draw(_plan(source[rows], target[columns]), n_pairs, rng)
+    return rows[i], columns[j]
+
+
+def displace(
+    z_source: NDArray[np.floating], z_target: NDArray[np.floating], t: float | Array, path: Path = "linear"
+) -> Array:
+    """Move paired positions from source (t = 0) to target (t = 1).
+
+    ``"linear"`` is z_t = (1 - t) z_source + t z_target. ``"slerp"`` (Shoemake 1985) follows the arc,
+    z_t = [sin((1 - t) w) z_source + sin(t w) z_target] / sin w with w the angle between the two, and the line where
+    the angle is 0 or 180 degrees.
+
+    Parameters
+    ----------
+    z_source, z_target
+        Positions ``(n, d)``, paired by row.
+    t
+        One position on the path, or one per pair ``(n,)``.
+    """
+    if path not in get_args(Path):
+        raise InputError(f"Path {path!r} is unknown; choose one of {', '.join(get_args(Path))}.")
+    a, b = np.asarray(z_source, dtype=np.float64), np.asarray(z_target, dtype=np.float64)
+    share = np.broadcast_to(np.asarray(t, dtype=np.float64), len(a))[:, None]
+    linear = (1 - share) * a + share * b
+    if path == "linear":
+        return np.asarray(linear)
+    norms = np.linalg.norm(a, axis=1, keepdims=True) * np.linalg.norm(b, axis=1, keepdims=True)
+    cosine = (a * b).sum(axis=1, keepdims=True) / np.where(norms > 0, norms, 1.0)
+    angle = np.arccos(np.clip(cosine, -1.0, 1.0))
+    sine = np.sin(angle)
+    curved = (norms > 0) & (sine > 1e-6)
+    arc = (np.sin((1 - share) * angle) * a + np.sin(share * angle) * b) / np.where(curved, sine, 1.0)
+    return np.where(curved, arc, linear)
+
+
+def _squared_cost(source: Array, target: Array) -> Array:
+    from scipy.spatial.distance import cdist
+
+    return np.asarray(cdist(source, target, "sqeuclidean"))
+
+
+def _subset(n: int, rng: np.random.Generator) -> Index:
+    return np.sort(rng.choice(n, MAX_SINKHORN, replace=False)) if n > MAX_SINKHORN else np.arange(n)
+
+
+def _plan(source: Array, target: Array) -> Array:
+    """Transport plan ``(n, m)`` between uniform masses: exact when small, entropic otherwise."""
+    import ot
+
+    cost = _squared_cost(source, target)
+    masses = np.full(len(source), 1 / len(source)), np.full(len(target), 1 / len(target))
+    if max(cost.shape) <= MAX_EXACT:
+        return np.asarray(ot.emd(*masses, cost, numItermax=10_000_000))
+    # a shift of a row or a column leaves the plan as it is and keeps exp(-cost / regularisation) from vanishing
+    cost -= cost.min(axis=1, keepdims=True)
+    cost -= cost.min(axis=0)
+    regularisation = SINKHORN_REGULARISATION * float(np.median(cost))
+    if regularisation == 0:
+        return np.outer(*masses)
+    return np.asarray(
+        ot.bregman.sinkhorn_knopp(*masses, cost, regularisation, numItermax=1_000, stopThr=1e-5, warn=False)
+    )
+
+
+def _draw(plan: Array, n_pairs: int, rng: np.random.Generator) -> tuple[Index, Index]:
+    """Systematic sample of pairs from a plan: equally spaced points on its cumulative mass, one random start."""
+    cumulative = np.cumsum(plan)
+    points = (np.arange(n_pairs) + rng.random()) * (cumulative[-1] / n_pairs)
+    flat = np.minimum(np.searchsorted(cumulative, points, side="right"), cumulative.size - 1)
+    i, j = np.divmod(rng.permutation(flat), plan.shape[1])
+    return i, j
+
+
+def _shuffled(n: int, length: int, rng: np.random.Generator) -> Index:
+    """Rows 0..n-1 in random order, repeated until `length` are drawn, each row equally often to within one."""
+    rounds = [rng.permutation(n) for _ in range(-(-length // n))]
+    return np.concatenate(rounds)[:length]

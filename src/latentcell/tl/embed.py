@@ -1,0 +1,80 @@
+"""Where each cell lies: latent position, its variance and the terms of its evidence lower bound."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from latentcell import keys
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from latentcell.model.vae import VAE
+
+logger = logging.getLogger("latentcell")
+
+
+def embed(
+    cells: AnnData,
+    model: VAE,
+    *,
+    key_added: str = keys.VAE,
+    rng: int | np.random.Generator | None = 0,
+    copy: bool = False,
+) -> AnnData | None:
+    """Write the latent position of each cell into `cells`.
+
+    Writes ``obsm[key_added]`` (posterior mean, ``(n, d)`` float32), ``obsm[key_added + "_var"]`` (posterior variance,
+    ``(n, d)`` float32: the width of the code, not a hit score), ``obs[key_added + "_elbo"]``, ``"_log_px"`` and
+    ``"_kl"`` (float32, nats) and ``uns[key_added]`` (parameters, versions, seed, hashes of model and variables).
+
+    Parameters
+    ----------
+    model
+        A fitted `VAE`.
+    key_added
+        Name of the embedding; no ``/``.
+    rng
+        Seed of the one posterior draw behind the ELBO terms; mean and variance need none.
+    copy
+        Return an annotated copy instead of writing into `cells`.
+
+    Raises
+    ------
+    InputError
+        If the cells do not match those that the model was fitted on.
+    """
+    key_added = keys.checked(key_added)
+    cells = cells.copy() if copy else cells
+    latent = model.encode(cells)
+    terms = model.elbo(cells, rng=rng)
+    cells.obsm[key_added] = latent.mu
+    cells.obsm[keys.variance(key_added)] = latent.var
+    for term, column in keys.elbo_terms(key_added).items():
+        cells.obs[column] = terms[term].to_numpy(dtype=np.float32)
+    cells.uns[key_added] = _provenance(model, rng)
+    logger.info("added %r (adata.obsm, %d x %d)", key_added, *latent.mu.shape)
+    return cells if copy else None
+
+
+def _provenance(model: VAE, rng: Any) -> dict[str, Any]:
+    report = model.report_
+    names = "\n".join(model.names_)
+    return {
+        "params": {
+            "n_latent": model.n_latent,
+            "likelihood": report["likelihood"],
+            "objective": report["objective"],
+            "batch_key": model.batch_key or "",
+            "layer": model.layer or "",
+            "orientation": model.schema_.orientation,
+        },
+        "versions": report["versions"],
+        "rng": {"fit": report["seed"], "embed": str(rng)},
+        "model_sha256": model.sha256(),
+        "var_names_sha256": hashlib.sha256(names.encode()).hexdigest(),
+    }

@@ -1,0 +1,242 @@
+"""How near a predicted population comes to the true one, beside what could be had without the model.
+
+Arrays in, tables out: `Representation` turns measurements into variables that no method was trained on, and
+`evaluate` compares populations in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from latentcell.cells.images import Modality
+from latentcell.stats.distances import (
+    Array,
+    Statistic,
+    energy_statistic,
+    mean_shift_statistic,
+    median_distance,
+    mmd_statistic,
+    percentile_interval,
+    resampled_counts,
+    wasserstein_statistic,
+)
+from latentcell.stats.transport import pair
+
+Index = NDArray[np.intp]
+Table = Array
+
+PREDICTION, TRUTH, FLOOR = "prediction", "truth", "floor"
+ENERGY = "energy distance"
+N_COMPONENTS = 5
+N_VARIABLE_GENES = 1_000
+N_RESAMPLES = 200
+FARTHEST = 10.0
+
+
+@dataclass(frozen=True)
+class Representation:
+    """Variables and coordinates of a cell, fitted on the two ends of an interpolation and then fixed.
+
+    - images: the hand-made features of `latentcell.stats.image_features`, standardised; features that are constant in
+      the ends are left out and values are cut at 10 SD, so that no single feature decides. The coordinates are the
+      variables.
+    - counts: log1p of counts scaled to the ends' median library size, the 1,000 most variable genes, standardised.
+      The coordinates are the first 5 principal components of the unstandardised log values, whitened.
+    - profiles: the features, standardised. The coordinates are their first 5 principal components, whitened.
+    """
+
+    modality: Modality
+    channel_names: Sequence[str]
+    library_size: float
+    columns: Index
+    mean: Array
+    sd: Array
+    rotation: Array | None
+
+    @classmethod
+    def fit(cls, ends: NDArray[Any], modality: Modality, channel_names: Sequence[str] = ()) -> Representation:
+        """Fit on the measurements of source and target cells together, in stored units."""
+        library = float(np.median(ends.sum(axis=1))) if modality == "counts" else 1.0
+        blank = cls(modality, channel_names, library, np.arange(0), np.zeros(0), np.ones(0), None)
+        values = blank._table(blank.comparable(ends))
+        sd = values.std(axis=0)
+        columns = np.flatnonzero(sd > 1e-9 * np.maximum(1e-9, np.abs(values).max(axis=0)))
+        if modality == "counts" and len(columns) > N_VARIABLE_GENES:
+            columns = np.sort(columns[np.argsort(-sd[columns], kind="stable")[:N_VARIABLE_GENES]])
+        fitted = replace(blank, columns=columns, mean=values[:, columns].mean(axis=0), sd=sd[columns])
+        return fitted if modality == "images" else replace(fitted, rotation=fitted._whitening(values[:, columns]))
+
+    def comparable(self, measured: NDArray[Any]) -> NDArray[np.floating]:
+        """Measurements on the scale on which cells may be averaged: log-normalised counts, others as stored."""
+        if self.modality != "counts":
+            return np.asarray(measured, dtype=np.float32)
+        size = np.maximum(measured.sum(axis=1, keepdims=True, dtype=np.float64), 1e-12)
+        return np.asarray(np.log1p(measured * (self.library_size / size)), dtype=np.float32)
+
+    def variables(self, comparable: NDArray[np.floating]) -> Array:
+        """Standardised variables ``(n, V)`` of measurements on the comparable scale."""
+        standardised = (self._table(comparable)[:, self.columns] - self.mean) / self.sd
+        return np.clip(standardised, -FARTHEST, FARTHEST) if self.modality == "images" else standardised
+
+    def coordinates(self, variables: Array) -> Array:
+        """Position ``(n, k)`` in which distances between populations are measured."""
+        return variables if self.rotation is None else variables @ self.rotation
+
+    def _table(self, comparable: NDArray[np.floating]) -> Array:
+        if self.modality != "images":
+            return np.asarray(comparable, dtype=np.float64)
+        from latentcell.stats.image_features import image_features
+
+        return image_features(comparable, channel_names=self.channel_names).to_numpy()
+
+    def _whitening(self, values: Array) -> Array:
+        from sklearn.decomposition import PCA
+
+        # genes keep their variance, so that the noise of rarely seen ones does not count as much as a marker
+        weight = self.sd if self.modality == "counts" else np.ones_like(self.sd)
+        pca = PCA(min(N_COMPONENTS, len(values) - 1, values.shape[1]), random_state=0)
+        pca.fit((values - self.mean) / self.sd * weight)
+        used = pca.explained_variance_ > 1e-9 * pca.explained_variance_[0]
+        return np.asarray(weight[:, None] * pca.components_[used].T / np.sqrt(pca.explained_variance_[used]))
+
+
+def evaluate(
+    populations: Mapping[str, Mapping[str, Array]],
+    representation: Representation,
+    *,
+    ends: tuple[str, str] = ("the source", "the target"),
+    rng: int | np.random.Generator | None = None,
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Compare every population with the truth, space by space.
+
+    Parameters
+    ----------
+    populations
+        Standardised variables ``(n, V)`` by space and method; each space holds ``"prediction"`` and ``"truth"``, all
+        others are baselines. Their order is the order of the table.
+    representation
+        Gives the coordinates of the variables. The MMD's kernel width is the truth's median distance, per space.
+    ends
+        What source and target are called in the verdict.
+
+    Returns
+    -------
+    table
+        Columns space, method, metric, value, low, high. Metrics: energy distance and squared MMD (both unbiased), W1,
+        and the per-variable error (mean absolute difference of means, in SD of the ends' cells). Intervals: 95 %,
+        200 bootstrap resamples of the cells on both sides, the same draws of the truth for every method. The row
+        ``floor`` is the truth split in two at random.
+    verdict
+        One sentence per space, judged by the energy distance and the bootstrap of its difference to each baseline.
+    """
+    rng = np.random.default_rng(rng)
+    rows, verdicts = [], {}
+    for space, methods in populations.items():
+        draws = _draws(methods, representation, rng)
+        for (method, metric), values in draws.items():
+            rows.append((space, method, metric, *percentile_interval(values)))
+        energy = {method: values for (method, metric), values in draws.items() if metric == ENERGY}
+        verdicts[space] = verdict(energy, space=space, ends=ends)
+    return pd.DataFrame(rows, columns=["space", "method", "metric", "value", "low", "high"]), verdicts
+
+
+def _draws(
+    methods: Mapping[str, Array], representation: Representation, rng: np.random.Generator
+) -> dict[tuple[str, str], Array]:
+    """Estimate and bootstrap draws ``(1 + B,)`` of every metric for every method and the floor."""
+    truth = methods[TRUTH]
+    counts_truth = resampled_counts(len(truth), n=N_RESAMPLES, rng=rng)
+    bandwidth = median_distance(representation.coordinates(truth))
+    metrics: dict[str, Statistic] = {
+        ENERGY: energy_statistic,
+        "MMD": mmd_statistic(bandwidth),
+        "W1": wasserstein_statistic(1),
+    }
+    halves = np.array_split(rng.permutation(len(truth)), 2)
+    compared = {name: (x, truth, counts_truth) for name, x in methods.items() if name != TRUTH}
+    counts_half = resampled_counts(len(halves[1]), n=N_RESAMPLES, rng=rng)
+    compared[FLOOR] = (truth[halves[0]], truth[halves[1]], counts_half)
+    draws = {}
+    for name, (x, y, counts_y) in compared.items():
+        counts_x = resampled_counts(len(x), n=N_RESAMPLES, rng=rng)
+        coordinates = representation.coordinates(x), representation.coordinates(y)
+        for metric, statistic in metrics.items():
+            draws[name, metric] = statistic(*coordinates, counts_x, counts_y)
+        draws[name, "per-variable error"] = mean_shift_statistic(x, y, counts_x, counts_y)
+    return draws
+
+
+def verdict(energy: Mapping[str, Array], *, space: str, ends: tuple[str, str]) -> str:
+    """Say in one sentence how the prediction compares with the baselines, from draws of the energy distance.
+
+    Better or worse means that the 95 % bootstrap interval of the difference excludes zero.
+    """
+    baselines = [name for name in energy if name not in (PREDICTION, FLOOR)]
+    called = {name: name for name in baselines} | {"source": f"copying {ends[0]}", "target": f"copying {ends[1]}"}
+    gaps = {name: percentile_interval(energy[PREDICTION] - energy[name]) for name in baselines}
+    ranked = sorted(baselines, key=lambda name: float(energy[name][0]))
+    unbeaten = [name for name in ranked if gaps[name].high >= 0]
+    worse_than = [name for name in ranked if gaps[name].low > 0]
+    copies = [name for name in worse_than if name in ("source", "target")]
+    if not unbeaten:
+        against, words = ranked[0], "better than every baseline"
+    elif worse_than:
+        against = (copies or worse_than)[0]
+        words = f"worse than {called[against]}"
+    else:
+        against = unbeaten[0]
+        words = f"no better than {called[against]}"
+    best = ", the best of them" if not unbeaten else ""
+    return (
+        f"In {space} space the prediction is {words}: energy distance to the truth {_shown(energy[PREDICTION])}, "
+        f"against {_shown(energy[against])} for {called[against]}{best}; floor {_shown(energy[FLOOR])}."
+    )
+
+
+def _shown(draws: Array) -> str:
+    value, low, high = percentile_interval(draws)
+    return f"{value:.3g} ({low:.3g} to {high:.3g})"
+
+
+def mixture(n_source: int, n_target: int, t: float, *, rng: np.random.Generator) -> Index:
+    """Rows of stacked source and target cells in proportions 1 - t to t, as many as there are without repeats."""
+    n = int(min(n_source / (1 - t) if t < 1 else np.inf, n_target / t if t > 0 else np.inf))
+    n_from_target = min(n_target, round(t * n))
+    n_from_source = min(n_source, n - n_from_target)
+    chosen = rng.choice(n_source, n_from_source, replace=False), rng.choice(n_target, n_from_target, replace=False)
+    return np.concatenate([chosen[0], chosen[1] + n_source])
+
+
+def measurement_averages(
+    representation: Representation,
+    source: NDArray[np.floating],
+    target: NDArray[np.floating],
+    t: float,
+    *,
+    n: int,
+    rng: np.random.Generator,
+) -> dict[str, NDArray[np.floating]]:
+    """Interpolate without a model: average measurements, on the comparable scale, of paired cells.
+
+    ``measurement average`` pairs cells at random, ``PCA + OT`` by optimal transport in principal components: those of
+    the representation, and for images the first 50 of the pixels.
+    """
+    if representation.modality == "images":
+        from sklearn.decomposition import PCA
+
+        pixels = np.concatenate([source, target]).reshape(len(source) + len(target), -1)
+        pca = PCA(min(50, *pixels.shape), svd_solver="randomized", random_state=0)
+        positions = np.split(pca.fit_transform(pixels), [len(source)])
+    else:
+        positions = [representation.coordinates(representation.variables(end)) for end in (source, target)]
+    pairs = {
+        "measurement average": pair(*positions, method="random", n_pairs=n, rng=rng),
+        "PCA + OT": pair(*positions, method="ot", n_pairs=n, rng=rng),
+    }
+    return {name: (1 - t) * source[i] + t * target[j] for name, (i, j) in pairs.items()}
