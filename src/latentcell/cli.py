@@ -126,7 +126,9 @@ def embed(run: Run, data: Data, out: Out, table: Table = None, seed: Seed = 0) -
 def grid(
     run: Run,
     out: Out,
-    dims: Annotated[tuple[int, int] | None, typer.Option(help="Two latent dimensions; by default the most used.")] = None,
+    dims: Annotated[
+        tuple[int, int] | None, typer.Option(help="Two latent dimensions; by default the most used.")
+    ] = None,
     n: Annotated[int, typer.Option(help="Cells along each side.")] = 13,
 ) -> None:
     """Draw the decoded latent space: the grid over two dimensions and the walk along each."""

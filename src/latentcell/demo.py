@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # share of a factor's variance that the latent position must explain in new cells
 _RECOVERED = 0.5
 _FACTORS = ("size", "texture", "intensity")
-_PROGRAMMES = ("programme_0", "programme_1")
+_PROGRAMMES = ("programme_1", "programme_2", "programme_3")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ def _counts(out: Path, rng: int) -> list[Check]:
     import latentcell as lc
 
     cells = lc.cells.simulate.counts(1500, 300, rng=rng)
-    model = lc.VAE(n_latent=8).fit(cells, epochs=60, rng=rng)
+    cells.obs["set"] = np.where(np.arange(cells.n_obs) < 1200, "train", "new")
+    model = lc.VAE(n_latent=8).fit(cells, exclude={"set": ["new"]}, epochs=60, rng=rng)
     model.save(out / "model")
     lc.tl.embed(cells, model)
     for name, figure in {
@@ -99,9 +100,8 @@ def _counts(out: Path, rng: int) -> list[Check]:
         "training": lc.pl.training(model),
     }.items():
         lc.pl.save(figure, out / name)
-    # not used in training, so the codes cannot have memorised them
-    held_out = cells[~model.trained_on(cells)]
-    return _recovered(held_out, held_out.obsm["vae"], _PROGRAMMES)
+    new = cells[cells.obs["set"] == "new"]
+    return _recovered(new, new.obsm["vae"], _PROGRAMMES)
 
 
 def _nearer_than_baselines(evaluation: pd.DataFrame) -> Check:
@@ -109,12 +109,16 @@ def _nearer_than_baselines(evaluation: pd.DataFrame) -> Check:
     rows = evaluation.query("space == 'model' and metric == 'energy distance'").set_index("method")["value"]
     prediction = float(rows.iloc[0])
     best = float(rows.iloc[1:].drop(index=[name for name in rows.index if "floor" in name]).min())
-    return Check("the hidden middle: distance of the prediction (limit: best baseline)", prediction, best, prediction < best)
+    return Check(
+        "the hidden middle: distance of the prediction (limit: best baseline)", prediction, best, prediction < best
+    )
 
 
 def _recovered(cells: AnnData, latent: np.ndarray, factors: Sequence[str]) -> list[Check]:
     checks = []
     for name in factors:
         value = explained(latent, cells.obs[name].to_numpy(dtype=float))
-        checks.append(Check(f"{name}: share of variance read back from new cells", value, _RECOVERED, value > _RECOVERED))
+        checks.append(
+            Check(f"{name}: share of variance read back from new cells", value, _RECOVERED, value > _RECOVERED)
+        )
     return checks

@@ -31,10 +31,8 @@ class LinearModel:
     size: int = 16
 
     @property
-    def var_names_(self) -> list[str]:
-        return [f"v{i}" for i in range(self.loadings.shape[1])]
-
-    channel_names_ = ("DNA",)
+    def names_(self) -> list[str]:
+        return ["DNA"] if self.modality_ == "images" else [f"v{i}" for i in range(self.loadings.shape[1])]
 
     def measurements(self, cells: AnnData) -> np.ndarray:
         return np.asarray(cells.obsm["images"] if self.modality_ == "images" else cells.X)
@@ -135,7 +133,7 @@ def test_prediction_names_the_paired_cells_and_keeps_mean_and_sample_apart() -> 
     residual = predicted.layers["sampled"] - predicted.X
     assert predicted.shape == (37, 12)
     assert residual.std() == pytest.approx(0.1, rel=0.2)
-    assert list(predicted.var_names) == model.var_names_
+    assert list(predicted.var_names) == model.names_
     assert (predicted.obs["at"] == 0.25).all()
 
 

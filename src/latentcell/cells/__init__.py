@@ -1,0 +1,25 @@
+"""From the bench to AnnData: reading, checking, cropping, simulating, and minibatches."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from latentcell.cells import simulate
+    from latentcell.cells.crops import crop_cells
+    from latentcell.cells.images import set_images
+    from latentcell.cells.stores import write_h5ad, write_zarr
+
+__all__ = ["crop_cells", "set_images", "simulate", "write_h5ad", "write_zarr"]
+
+_HOMES = {"crop_cells": "crops", "set_images": "images", "write_h5ad": "stores", "write_zarr": "stores"}
+
+
+def __getattr__(name: str) -> Any:
+    # lazily, so that a module that needs only `cells.images` does not load pandas and anndata for the simulator
+    if name == "simulate":
+        return importlib.import_module("latentcell.cells.simulate")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"latentcell.cells.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'latentcell.cells' has no attribute {name!r}")

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from latentcell.cells.images import take_rows
+from latentcell.errors import InputError
 
 # consecutive rows read together from a store on disk, and how many such blocks are mixed in memory
 _BLOCK_ROWS = 128
@@ -83,6 +84,8 @@ class Source:
 
     Attributes
     ----------
+    names
+        Name of each cell, ``(n,)``, for messages.
     array
         ``(n, ...)``: ndarray, CSR matrix, memmap, h5py dataset or zarr array; kept as stored.
     location, scale
@@ -101,6 +104,7 @@ class Source:
         Applied to raw measurements and masks of a block before scaling, such as turning to a canonical orientation.
     """
 
+    names: Any
     array: Any
     location: np.ndarray
     scale: np.ndarray
@@ -117,7 +121,7 @@ class Source:
     @property
     def on_disk(self) -> bool:
         """Whether reading random rows is slow."""
-        return not isinstance(self.array, np.ndarray) and not sp.issparse(self.array)
+        return isinstance(self.array, np.memmap) or not (isinstance(self.array, np.ndarray) or sp.issparse(self.array))
 
     def stored(self, rows: np.ndarray) -> np.ndarray:
         """Measurements of `rows` in stored units and the model's order, float32."""
@@ -132,10 +136,41 @@ class Source:
         masks = None if self.masks is None else take_rows(self.masks, rows) > 0
         return (values, masks) if self.prepare is None else self.prepare(values, masks)
 
+    def prepared(self, rows: np.ndarray) -> Source:
+        """The same source with `prepare` done once for `rows`, kept in the stored dtype; other rows stay zero.
+
+        Only for arrays already in memory: each epoch then reads instead of turning.
+        """
+        if self.prepare is None or self.on_disk:
+            return self
+        values = np.zeros_like(self.array)
+        masks = None if self.masks is None else np.zeros(self.masks.shape, dtype=bool)
+        whole = np.issubdtype(values.dtype, np.integer)
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            block = rows[start : start + _BLOCK_ROWS]
+            turned, turned_masks = self.raw(block)
+            values[block] = np.rint(turned) if whole else turned
+            if masks is not None:
+                masks[block] = turned_masks
+        return replace(self, array=values, masks=masks, columns=None, prepare=None)
+
     def batch(self, rows: np.ndarray) -> Batch:
-        """Cells `rows` as the model sees them."""
+        """Cells `rows` as the model sees them.
+
+        Raises
+        ------
+        InputError
+            If a cell holds a value that is not finite.
+        """
         values, masks = self.raw(rows)
         values = (values - self.location) / self.scale
+        broken = ~np.isfinite(values).reshape(len(values), -1).all(1)
+        if broken.any():
+            named = ", ".join(str(self.names[row]) for row in rows[broken][:5])
+            raise InputError(
+                f"{int(broken.sum())} cells hold missing or infinite values ({named}): they have no place in a latent "
+                "space. Leave them out, or leave out the variables that are missing."
+            )
         if self.clip:
             values = values.clip(0, 1)
         return Batch(

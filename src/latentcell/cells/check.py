@@ -12,7 +12,7 @@ import pandas as pd
 
 from latentcell.cells.folders import list_crops, sizes_message, survey
 from latentcell.cells.images import Modality, channel_names, measured, modality_of, stored_values, whole_numbers
-from latentcell.cells.read import read
+from latentcell.cells.read import as_table, read
 from latentcell.cells.report import Problem, Report, summarised
 from latentcell.cells.scan import ImageScan, MatrixScan, Offending, scan_images, scan_matrix
 from latentcell.cells.stores import is_zarr
@@ -28,9 +28,13 @@ _LOG_CEILING = 20
 _EQUAL_TOTALS = 0.15
 _MIN_CELLS_FOR_TOTALS = 10
 _MIN_NORMALISED_TOTAL = 1e4
+# where so many genes have no count in a cell, others have exactly one
+_MANY_VARIABLES, _MANY_ZEROS = 50, 0.25
 
 
-def info(source: str | Path | AnnData, *, layer: str | None = None) -> Report:
+def info(
+    source: str | Path | AnnData, table: str | Path | pd.DataFrame | None = None, *, layer: str | None = None
+) -> Report:
     """Summarise cells, or the file or folder that holds them, and name every problem.
 
     Large images are read block by block. A folder whose crops differ in size is reported, not refused.
@@ -39,6 +43,8 @@ def info(source: str | Path | AnnData, *, layer: str | None = None) -> Report:
     ----------
     source
         Anything that `latentcell.read` reads, or an AnnData.
+    table
+        Table that describes crops, as in `latentcell.read`.
     layer
         Matrix to look at instead of the images or ``X``.
 
@@ -48,35 +54,26 @@ def info(source: str | Path | AnnData, *, layer: str | None = None) -> Report:
         If the source cannot be read, or there is nothing measured in it.
     """
     if isinstance(source, str | Path):
-        name, path = str(source), Path(source).expanduser()
+        path = Path(source).expanduser()
         if path.is_dir() and not is_zarr(path) and path.suffix != ".zarr":
-            mixed = _mixed_folder(path, name)
+            mixed = _mixed_folder(path, table, str(source))
             if mixed is not None:
                 return mixed
-        cells = read(path)
+        name, cells = str(source), read(path, table)
+    elif table is not None:
+        raise InputError("A table describes a file or folder of images; the annotations of an AnnData are in its obs.")
     else:
         name, cells = "cells", source
     modality = modality_of(cells, layer)
-    array, names = measured(cells, layer), np.asarray(cells.obs_names)
-    value_range: dict[str, tuple[float, float]] = {}
-    if modality == "images":
-        variables, sparsity = np.asarray(channel_names(cells)), None
-        images = scan_images(array)
-        problems = _image_problems(images, names, variables)
-        value_range = {str(v): (low, high) for v, low, high in zip(variables, images.low, images.high, strict=True)}
-    else:
-        variables, scan = np.asarray(cells.var_names), scan_matrix(array)
-        sparsity = scan.n_zero / max(1, math.prod(array.shape))
-        problems = _matrix_problems(scan, modality, names, variables)
-        problems += [] if modality == "counts" else _disguise(scan, cells, variables)
-        value_range = {"all": (scan.low.min(initial=np.inf), scan.high.max(initial=-np.inf))}
+    array = measured(cells, layer)
+    value_range, sparsity, problems = _images_content(cells) if modality == "images" else _matrix_content(cells, layer)
     problems += _repeated(cells.obs_names, "cells", "cells.obs_names_make_unique()")
     problems += _repeated(cells.var_names, "variables", "cells.var_names_make_unique()")
     return Report(
         source=name,
         modality=modality,
         n_cells=cells.n_obs,
-        n_vars=len(variables),
+        n_vars=int(array.shape[1]),
         shape=tuple(int(length) for length in array.shape[1:]),
         dtype=str(array.dtype),
         value_range={v: (float(low), float(high)) for v, (low, high) in value_range.items() if low <= high},
@@ -85,6 +82,27 @@ def info(source: str | Path | AnnData, *, layer: str | None = None) -> Report:
         obs=summarised(cells.obs),
         problems=problems,
     )
+
+
+_Content = tuple[dict[str, tuple[float, float]], float | None, list[Problem]]
+
+
+def _images_content(cells: AnnData) -> _Content:
+    """Value range by channel, no sparsity, problems."""
+    scan, channels = scan_images(measured(cells)), channel_names(cells)
+    value_range = dict(zip(channels, zip(scan.low, scan.high, strict=True), strict=True))
+    return value_range, None, _image_problems(scan, np.asarray(cells.obs_names), np.asarray(channels))
+
+
+def _matrix_content(cells: AnnData, layer: str | None) -> _Content:
+    """Value range, share of zeros, problems."""
+    array, modality, variables = measured(cells, layer), modality_of(cells, layer), np.asarray(cells.var_names)
+    scan = scan_matrix(array)
+    problems = _matrix_problems(scan, modality, np.asarray(cells.obs_names), variables)
+    if modality == "profiles":
+        problems += _disguise(scan, cells, variables)
+    value_range = {"all": (scan.low.min(initial=np.inf), scan.high.max(initial=-np.inf))}
+    return value_range, scan.n_zero / max(1, math.prod(array.shape)), problems
 
 
 def check_measurements(
@@ -229,11 +247,11 @@ def _made_equal(scan: MatrixScan) -> list[Problem]:
     totals = scan.totals[scan.totals > 0]
     if len(totals) < _MIN_CELLS_FOR_TOTALS:
         return []
-    smallest = np.nanmedian(scan.smallest)
+    smallest, zeros = np.nanmedian(scan.smallest), scan.n_zero / (len(scan.rows) * len(scan.low))
     spread = totals.std() / totals.mean()
     if spread < _EQUAL_TOTALS and np.median(totals) >= _MIN_NORMALISED_TOTAL:
         what = f"cells have nearly equal totals (about {np.median(totals):,.0f}, varying by {spread:.0%})"
-    elif smallest > 1:
+    elif smallest > 1 and len(scan.low) >= _MANY_VARIABLES and zeros > _MANY_ZEROS:
         what = f"the smallest nonzero value of a cell is typically {smallest:.0f} rather than 1"
     else:
         return []
@@ -276,9 +294,9 @@ def _disguise(scan: MatrixScan, cells: AnnData, variables: np.ndarray) -> list[P
     return problems
 
 
-def _mixed_folder(path: Path, name: str) -> Report | None:
+def _mixed_folder(path: Path, table: str | Path | pd.DataFrame | None, name: str) -> Report | None:
     """Report on a folder whose crops differ in size or are damaged, None where they agree."""
-    crops = list_crops(path)
+    crops = list_crops(path, as_table(table, path))
     if crops.labels is not None:
         return None
     groups = survey(crops.files)

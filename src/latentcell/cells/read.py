@@ -89,7 +89,7 @@ def read(
         _refuse_unused(path, options, used=())
         return read_store(path)
     if path.is_dir():
-        crops = list_crops(path, _table(table, path))
+        crops = list_crops(path, as_table(table, path))
         if crops.labels is not None:
             _refuse_unused(path, options, used=("table", "channel_names", "crop_size"))
             return read_fields(crops, size=crop_size, channel_names=channel_names)
@@ -97,7 +97,7 @@ def read(
         return read_crops(crops, channel_names=channel_names, name_column=name_column)
     if name.endswith((".npy", ".npz")):
         _refuse_unused(path, options, used=("table", "name_column", "channel_names"))
-        return read_array(path, _table(table, path.parent), channel_names=channel_names, name_column=name_column)
+        return read_array(path, as_table(table, path.parent), channel_names=channel_names, name_column=name_column)
     if name.endswith(TABLE_SUFFIXES):
         _refuse_unused(path, options, used=("obs_columns", "name_column"))
         return profiles(read_table(path), obs_columns=obs_columns, name_column=name_column)
@@ -106,11 +106,11 @@ def read(
     raise InputError(f"{path} is of a kind that cannot be read. Supported: {_SUPPORTED}.{hint}")
 
 
-def _table(table: str | Path | pd.DataFrame | None, folder: Path) -> pd.DataFrame | None:
+def as_table(table: str | Path | pd.DataFrame | None, folder: Path) -> pd.DataFrame | None:
+    """Read `table` if it is a path, taken from the working directory or else from `folder`."""
     if table is None or isinstance(table, pd.DataFrame):
         return table
-    beside = folder / Path(table)
-    return read_table(beside if beside.is_file() and not Path(table).is_file() else table)
+    return read_table(table if Path(table).is_file() or not (folder / table).is_file() else folder / table)
 
 
 def _refuse_unused(path: Path, options: dict[str, Any], *, used: Sequence[str]) -> None:

@@ -42,7 +42,9 @@ class Plan:
     Attributes
     ----------
     settings
-        Batch size, learning rate and so on.
+        Learning rate and so on.
+    batch_size
+        Cells per optimiser step.
     epochs
         Passes over the training cells at most.
     max_minutes
@@ -54,16 +56,27 @@ class Plan:
     """
 
     settings: Settings
+    batch_size: int
     epochs: int
     max_minutes: float | None
     checkpoint: Path | None
     seed: int
 
 
-def default_epochs(n_train: int, batch_size: int) -> int:
-    """Epochs that make about 4,000 optimiser steps, between 20 and 400."""
+def make_plan(
+    n_train: int,
+    settings: Settings,
+    *,
+    epochs: int | None,
+    max_minutes: float | None,
+    checkpoint: str | Path | None,
+    seed: int,
+) -> Plan:
+    """Fill in what was left open: batches of about a tenth of the cells, 32 to 128, and about 4,000 steps."""
+    batch_size = settings.batch_size or int(2 ** np.clip(round(math.log2(max(n_train, 1) / 10)), 5, 7))
     fewest, most = _EPOCHS
-    return int(np.clip(round(_STEPS / math.ceil(n_train / batch_size)), fewest, most))
+    default = int(np.clip(round(_STEPS / math.ceil(n_train / batch_size)), fewest, most))
+    return Plan(settings, batch_size, epochs or default, max_minutes, Path(checkpoint) if checkpoint else None, seed)
 
 
 def fit_module(
@@ -83,17 +96,19 @@ def fit_module(
     InputError
         If the loss is not finite or explodes, naming the cells of the batch.
     """
-    size = plan.settings.batch_size
+    size = plan.batch_size
+    ready = source.prepared(split.used)
 
     def epoch(rng: np.random.Generator, noise: torch.Generator) -> Iterator[Batch]:
-        for batch in shuffled(source, split.train, size, rng):
+        for batch in shuffled(ready, split.train, size, rng):
             yield _turned(batch, orientation, noise)
 
-    data = Data(len(split.train), epoch, lambda: in_order(source, split.held_out, size))
+    data = Data(len(split.train), epoch, lambda: in_order(ready, split.held_out, size))
     identity = {
         "objective": objectives.describe(objective),
         "orientation": orientation,
         "settings": asdict(replace(plan.settings, threads=None, device=None)),
+        "batch_size": plan.batch_size,
         "epochs": plan.epochs,
         "seed": plan.seed,
         "cells": hashlib.sha256("\n".join(cell_names[split.used]).encode()).hexdigest(),
@@ -129,7 +144,7 @@ def fit_report(
     rows = split.held_out
     if len(rows) > _REPORT_CELLS:
         rows = np.sort(rng.choice(rows, _REPORT_CELLS, replace=False))
-    held_out = [batch.to(device) for batch in in_order(source, rows, plan.settings.batch_size)]
+    held_out = [batch.to(device) for batch in in_order(source, rows, plan.batch_size)]
     latent = latent_report(module, held_out, rng)
     nll = importance_nll(module, held_out, _REPORT_DRAWS, rng)
     chosen = progress.best_epoch if progress.best_epoch >= 0 else len(progress.history) - 1
@@ -155,7 +170,7 @@ def fit_report(
         "seed": plan.seed,
         "threads": progress.threads,
         "device": str(device),
-        "settings": asdict(plan.settings),
+        "settings": asdict(plan.settings) | {"batch_size": plan.batch_size},
         "versions": {name: version(name) for name in ("latentcell", "torch", "anndata", "numpy")}
         | {"python": platform.python_version()},
         "latent": latent.to_dict("list"),

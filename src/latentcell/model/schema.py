@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from latentcell import keys
 from latentcell.cells.batches import Source
 from latentcell.cells.check import check_measurements, refuse
-from latentcell.cells.images import Modality, channel_names, measured, take_rows
+from latentcell.cells.images import Modality, channel_names, measured, stored_values, take_rows, whole_numbers
 from latentcell.cells.orientation import align
 from latentcell.errors import InputError
 
@@ -166,10 +166,13 @@ class Schema:
             array, columns = array.tocsr()[:, columns], None
         if sp.issparse(array) and array.format != "csr":
             array = array.tocsr()
+        if self.modality == "counts" and not whole_numbers(stored_values(array)):
+            refuse(check_measurements(array, kind="counts", cell_names=cells.obs_names, variable_names=self.names))
         if self.masked and keys.MASKS not in cells.obsm:
             raise InputError('The model was fitted with cell masks, but these cells have no obsm["masks"].')
         per_cell = (-1, *[1] * (len(self.shape) - 1))
         return Source(
+            names=cells.obs_names,
             array=array,
             location=np.asarray(self.location, dtype=np.float32).reshape(per_cell),
             scale=np.asarray(self.scale, dtype=np.float32).reshape(per_cell),

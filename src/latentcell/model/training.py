@@ -37,7 +37,7 @@ class Settings:
     Parameters
     ----------
     batch_size
-        Cells per optimiser step.
+        Cells per optimiser step; by default 128, fewer for fewer than about 1,000 cells.
     learning_rate
         Peak rate of Adam; it warms up over the first twentieth of training and falls to zero by a cosine.
     patience
@@ -53,7 +53,7 @@ class Settings:
         ``"cpu"``, ``"cuda"``, or None for a GPU where there is one.
     """
 
-    batch_size: int = 128
+    batch_size: int | None = None
     learning_rate: float = 2e-3
     patience: int = 40
     validation: float = 0.1
@@ -62,7 +62,7 @@ class Settings:
     device: str | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size < 2 or self.learning_rate <= 0 or self.patience < 1 or not 0 < self.validation < 0.9:
+        if (self.batch_size or 2) < 2 or self.learning_rate <= 0 or self.patience < 1 or not 0 < self.validation < 0.9:
             raise InputError(
                 f"{self}: batch_size must be at least 2, learning_rate and patience positive and validation a share "
                 "between 0 and 0.9."

@@ -15,7 +15,7 @@ from latentcell.cells.batches import Batch, in_order
 from latentcell.cells.images import Modality, measured, modality_of, take_rows
 from latentcell.errors import InputError
 from latentcell.model import files, objectives
-from latentcell.model.fit import Plan, default_epochs, fit_module, fit_report
+from latentcell.model.fit import fit_module, fit_report, make_plan
 from latentcell.model.module import ImportanceNLL, VAEModule, importance_nll, resolve_likelihood
 from latentcell.model.objectives import Objective
 from latentcell.model.schema import Orientation, Schema, fingerprints
@@ -165,12 +165,8 @@ class VAE:
         self._module = self._build(seed).to(_device(settings.device))
         source = self.schema_.source(cells)
         self._fitted = np.sort(fingerprints(source, split.used))
-        plan = Plan(
-            settings,
-            epochs or default_epochs(len(split.train), settings.batch_size),
-            max_minutes,
-            None if checkpoint is None else Path(checkpoint),
-            seed,
+        plan = make_plan(
+            len(split.train), settings, epochs=epochs, max_minutes=max_minutes, checkpoint=checkpoint, seed=seed
         )
         threads = torch.get_num_threads()
         try:

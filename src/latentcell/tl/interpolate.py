@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from latentcell import keys
-from latentcell.cells.images import Modality, set_images
+from latentcell.cells.images import set_images
 from latentcell.errors import InputError
 from latentcell.stats.transport import Path, displace, pair
 from latentcell.tl.evaluate import (
@@ -28,6 +28,9 @@ from latentcell.tl.evaluate import (
     mixture,
 )
 
+if TYPE_CHECKING:
+    from latentcell.model.vae import VAE
+
 Pairing = Literal["ot", "random", "centroid"]
 Level = str | float
 Floats = NDArray[np.floating]
@@ -37,26 +40,12 @@ MAX_EVALUATED = 1_000
 """Cells per population that enter the evaluation; a random subset of this size beyond."""
 FEW = 10
 
-logger = logging.getLogger(__name__)
-
-
-class Model(Protocol):
-    """What interpolation asks of a fitted model; see `latentcell.VAE`."""
-
-    modality_: Modality
-    batch_key: str | None
-    var_names_: Sequence[str]
-    channel_names_: Sequence[str]
-
-    def encode(self, cells: AnnData) -> Any: ...  # noqa: D102
-    def decode(self, z: NDArray[Any], **options: Any) -> NDArray[Any]: ...  # noqa: D102
-    def measurements(self, cells: AnnData) -> NDArray[Any]: ...  # noqa: D102
-    def seen(self, cells: AnnData) -> NDArray[np.bool_]: ...  # noqa: D102
+logger = logging.getLogger("latentcell")
 
 
 def interpolate(
     cells: AnnData,
-    model: Model,
+    model: VAE,
     key: str,
     *,
     source: Level,
@@ -183,7 +172,7 @@ class _Course:
     """The two ends, the path between them, and the model that decodes what lies on it."""
 
     cells: AnnData
-    model: Model
+    model: VAE
     source: _Population
     target: _Population
     path: Path
@@ -259,7 +248,7 @@ def _check_size(level: Level, n: int, least: int) -> None:
 
 
 def _truth_rows(
-    cells: AnnData, model: Model, key: str, truth: Level, ends: tuple[Level, Level], allow_seen: bool
+    cells: AnnData, model: VAE, key: str, truth: Level, ends: tuple[Level, Level], allow_seen: bool
 ) -> Index:
     rows = _level_rows(cells, key, truth)
     if truth in ends:
@@ -275,7 +264,7 @@ def _truth_rows(
     return rows
 
 
-def _population(cells: AnnData, model: Model, rows: Index) -> _Population:
+def _population(cells: AnnData, model: VAE, rows: Index) -> _Population:
     sizes = None
     if model.modality_ == "counts":
         blocks = np.array_split(rows, -(-len(rows) // MAX_EVALUATED))
@@ -298,10 +287,10 @@ def _predicted(course: _Course, pairs: _Pairs, positions: Floats, rng: np.random
     obs = pd.DataFrame(columns, index=pd.Index([f"predicted_{number}" for number in range(len(mean))]))
     if model.modality_ == "images":
         predicted = AnnData(obs=obs)
-        set_images(predicted, mean, channel_names=model.channel_names_)
+        set_images(predicted, mean, channel_names=model.names_)
         predicted.obsm[SAMPLED] = sampled
     else:
-        predicted = AnnData(X=mean, obs=obs, var=pd.DataFrame(index=pd.Index(model.var_names_)))
+        predicted = AnnData(X=mean, obs=obs, var=pd.DataFrame(index=pd.Index(model.names_)))
         predicted.layers[SAMPLED] = sampled
     predicted.obsm[keys.VAE] = np.concatenate([course.positions(pairs, t) for t in positions])
     return predicted
@@ -315,7 +304,7 @@ def _populations(
     source, target = (end.take(_thinned(len(end.rows), rng)) for end in (course.source, course.target))
     truth = _population(course.cells, model, rows_truth[_thinned(len(rows_truth), rng)])
     measured = [model.measurements(course.cells[p.rows]) for p in (source, target, truth)]
-    fixed = Representation.fit(np.concatenate(measured[:2]), model.modality_, model.channel_names_)
+    fixed = Representation.fit(np.concatenate(measured[:2]), model.modality_, model.names_)
     comparable = [fixed.comparable(values) for values in measured]
     shown = predicted[:MAX_EVALUATED]
     if model.modality_ == "images":
