@@ -238,7 +238,7 @@ def _write_cells(cells: AnnData, path: Path, *, images: bool = False) -> None:
 
 
 def _write_report(model: VAE, path: Path, data: Path) -> None:
-    from latentcell.model.files import write_json
+    from latentcell.atomic import write_json
 
     write_json(path, {"data": str(data), **model.report_})
     _console.print(f"wrote {path}")

@@ -21,7 +21,6 @@ MASKS = "masks"
 CHANNEL_NAMES = "channel_names"
 VAE = "vae"
 INTERPOLATE = "interpolate"
-METADATA_PREFIX = "Metadata_"
 
 
 def variance(key_added: str) -> str:

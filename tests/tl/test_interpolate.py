@@ -285,6 +285,7 @@ def test_large_populations_are_evaluated_on_a_subset(monkeypatch: pytest.MonkeyP
         ({"source": "erly"}, r"equal to 'erly'.*early \(60\), middle \(60\), late \(60\)"),
         ({"target": "early"}, "both 'early'"),
         ({"truth": "late"}, "one of the ends"),
+        ({"key": "day", "source": 0, "target": 4, "truth": "4"}, "one of the ends"),
         ({"truth": "midle"}, "equal to 'midle'"),
         ({"at": 1.2}, "found 1.2"),
         ({"at": []}, "between 0"),

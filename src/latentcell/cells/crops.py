@@ -16,8 +16,8 @@ from latentcell.cells.image_files import read_image, read_labels
 from latentcell.cells.images import channel_names as names_of
 from latentcell.cells.images import set_images
 from latentcell.cells.stores import LAZY_BYTES
-from latentcell.cells.tables import annotation, listed
-from latentcell.errors import InputError
+from latentcell.cells.tables import annotation
+from latentcell.errors import InputError, listed
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from latentcell.cells.image_files import IMAGE_SUFFIXES, image_size
-from latentcell.cells.tables import TABLE_SUFFIXES, listed, read_table
-from latentcell.errors import InputError
+from latentcell.cells.tables import TABLE_SUFFIXES, read_table
+from latentcell.errors import InputError, listed
 
 logger = logging.getLogger(__name__)
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from latentcell import keys
+from latentcell.atomic import replacing
 from latentcell.cells.images import set_images, take_rows
-from latentcell.cells.tables import annotation, listed
-from latentcell.errors import InputError
+from latentcell.cells.tables import annotation
+from latentcell.errors import InputError, listed
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -27,6 +25,7 @@ logger = logging.getLogger(__name__)
 # image arrays above this size are left on disk
 LAZY_BYTES = 2**30
 SCPORTRAIT_IMAGES = "single_cell_images"
+_CROPS = (keys.IMAGES, keys.MASKS)
 _CHANNEL_KEYS = ("channel_names", "channels")
 # zarr decompresses whole chunks and writes whole shards
 _CHUNK_CELLS, _SHARD_CELLS, _CHUNK_BYTES, _SHARD_BYTES = 16, 2048, 2**25, 2**28
@@ -193,37 +192,51 @@ def write_zarr(cells: AnnData, path: str | Path) -> None:
         If `path` exists.
     """
     import zarr
-    from anndata import AnnData, settings
+    from anndata import settings
     from anndata.io import write_elem
 
     path = Path(path)
     if path.exists():
         raise InputError(f"{path} exists already: choose another name or delete it first.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    crops = {key: cells.obsm[key] for key in (keys.IMAGES, keys.MASKS) if key in cells.obsm}
+    crops = {key: cells.obsm[key] for key in _CROPS if key in cells.obsm}
+    with replacing(path) as unfinished:
+        root = zarr.open_group(unfinished, mode="w", zarr_format=3)
+        with settings.override(zarr_write_format=3, auto_shard_zarr_v3=False):
+            write_elem(root, "/", _without(cells, tuple(crops)))
+        for key, array in crops.items():
+            _write_crops(root["obsm"], key, array)
+    logger.info("wrote %d cells to %s", cells.n_obs, path)
+
+
+def write_h5ad(cells: AnnData, path: str | Path, *, images: bool = True) -> None:
+    """Write cells to an h5ad file that appears under `path` only when complete.
+
+    Parameters
+    ----------
+    images
+        Whether crops and masks go along; without them the file holds what was computed and is small.
+    """
+    light = cells if images else _without(cells, _CROPS)
+    with replacing(Path(path)) as unfinished:
+        light.write_h5ad(unfinished)
+    logger.info("wrote %d cells to %s", cells.n_obs, path)
+
+
+def _without(cells: AnnData, obsm_keys: Sequence[str]) -> AnnData:
+    """The same cells without some of their ``obsm``; arrays are shared, not copied."""
+    from anndata import AnnData
+
     light = AnnData(
         X=cells.X,
         obs=cells.obs.copy(),
         var=cells.var.copy(),
         uns=dict(cells.uns),
-        obsm={key: value for key, value in cells.obsm.items() if key not in crops},
+        obsm={key: value for key, value in cells.obsm.items() if key not in obsm_keys},
         **{part: dict(getattr(cells, part)) for part in ("varm", "layers", "obsp", "varp")},
         raw=None if cells.raw is None else {"X": cells.raw.X, "var": cells.raw.var, "varm": dict(cells.raw.varm)},
     )
     light.strings_to_categoricals()
-    try:
-        root = zarr.open_group(unfinished, mode="w", zarr_format=3)
-        with settings.override(zarr_write_format=3, auto_shard_zarr_v3=False):
-            write_elem(root, "/", light)
-        for key, array in crops.items():
-            _write_crops(root["obsm"], key, array)
-        unfinished.chmod(0o755)
-        os.replace(unfinished, path)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-    logger.info("wrote %d cells to %s", cells.n_obs, path)
+    return light
 
 
 def _write_crops(group: Any, key: str, array: Any) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from latentcell.errors import InputError
+from latentcell.errors import InputError, listed
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -174,9 +174,3 @@ def _row_names(obs: pd.DataFrame, name_column: str | None, fallback: Sequence[st
         if candidate in obs and obs[candidate].notna().all() and obs[candidate].is_unique:
             return [str(name) for name in obs[candidate]]
     return [str(name) for name in (fallback if fallback is not None else range(len(obs)))]
-
-
-def listed(names: Sequence[str] | pd.Index | np.ndarray, limit: int = 5) -> str:
-    """First `limit` names in quotes and how many more there are."""
-    shown = ", ".join(repr(str(name)) for name in list(names)[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +11,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from latentcell.atomic import replacing
 from latentcell.errors import InputError
 
 FORMAT_VERSION = 1
 _CONFIG, _WEIGHTS = "model.json", "weights.safetensors"
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that takes its place when the block ends well.
-
-    Works for files and folders. When the block fails, `path` is left as it was and the temporary is removed.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        temporary = holder / path.name
-        yield temporary
-        if path.is_dir():
-            path.rename(holder / "replaced")
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(holder, ignore_errors=True)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
@@ -111,12 +88,6 @@ def read_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"The weights in {folder} are not those that {_CONFIG} describes. Copy the whole folder again."
         )
     return tensors, config
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1))
 
 
 def sha256(path: Path) -> str:

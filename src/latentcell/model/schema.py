@@ -17,7 +17,7 @@ from latentcell.cells.batches import Source
 from latentcell.cells.check import check_measurements, refuse
 from latentcell.cells.images import Modality, channel_names, measured, stored_values, take_rows, whole_numbers
 from latentcell.cells.orientation import align
-from latentcell.errors import InputError
+from latentcell.errors import InputError, listed
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -211,7 +211,7 @@ class Schema:
             extra = [name for name in found if name not in set(self.names)]
             raise InputError(
                 f"The cells do not match the model: of its {len(self.names)} {what}, {len(missing)} are missing "
-                f"({_first(missing)}); {len(extra)} are unknown to it ({_first(extra)}). Give cells with the same "
+                f"({listed(missing)}); {len(extra)} are unknown to it ({listed(extra)}). Give cells with the same "
                 f"{what}, in any order."
             )
         logger.info("%s were put in the model's order by name", what)
@@ -223,13 +223,13 @@ class Schema:
         if self.batch_key not in cells.obs:
             raise InputError(
                 f"The model's decoder is conditioned on obs[{self.batch_key!r}], which these cells lack; columns "
-                f"present: {_first(list(cells.obs.columns))}."
+                f"present: {listed(cells.obs.columns)}."
             )
         levels = cells.obs[self.batch_key].astype(str).to_numpy()
         unknown = sorted(set(levels) - set(self.batch_levels))
         if unknown:
             warnings.warn(
-                f"{len(unknown)} levels of {self.batch_key!r} were not in training ({_first(unknown)}); their cells "
+                f"{len(unknown)} levels of {self.batch_key!r} were not in training ({listed(unknown)}); their cells "
                 "are decoded with the average of the training levels.",
                 stacklevel=3,
             )
@@ -287,13 +287,11 @@ def _batches(cells: AnnData, rows: np.ndarray, batch_key: str | None) -> tuple[l
     if batch_key is None:
         return [], []
     if batch_key not in cells.obs:
-        raise InputError(
-            f"There is no obs column {batch_key!r} for batches; columns: {_first(list(cells.obs.columns))}."
-        )
+        raise InputError(f"There is no obs column {batch_key!r} for batches; columns: {listed(cells.obs.columns)}.")
     column = cells.obs[batch_key].iloc[rows]
     if column.isna().any():
         named = cells.obs_names[rows][column.isna().to_numpy()]
-        raise InputError(f"obs[{batch_key!r}] is empty for {len(named)} cells ({_first(list(named))}).")
+        raise InputError(f"obs[{batch_key!r}] is empty for {len(named)} cells ({listed(named)}).")
     shares = column.astype(str).value_counts(normalize=True).sort_index()
     return [str(level) for level in shares.index], [float(share) for share in shares]
 
@@ -303,14 +301,9 @@ def _refuse_duplicates(names: list[str], modality: Modality) -> None:
     if len(repeated):
         what = "Channel" if modality == "images" else "Variable"
         raise InputError(
-            f"{what} names must be unique; repeated: {_first(list(repeated))}. "
+            f"{what} names must be unique; repeated: {listed(repeated)}. "
             "For genes, adata.var_names_make_unique() gives them suffixes."
         )
-
-
-def _first(names: list[Any], most: int = 5) -> str:
-    shown = ", ".join(str(name) for name in names[:most])
-    return (shown + (f" and {len(names) - most} more" if len(names) > most else "")) or "none"
 
 
 def _times(size: Any) -> str:

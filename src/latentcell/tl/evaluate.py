@@ -179,6 +179,7 @@ def verdict(energy: Mapping[str, Array], *, space: str, ends: tuple[str, str]) -
     """
     baselines = [name for name in energy if name not in (PREDICTION, FLOOR)]
     called = {name: name for name in baselines} | {"source": f"copying {ends[0]}", "target": f"copying {ends[1]}"}
+    called |= {"mixture": "a mixture of both ends", "centroid": "the decoded centroid"}
     gaps = {name: percentile_interval(energy[PREDICTION] - energy[name]) for name in baselines}
     ranked = sorted(baselines, key=lambda name: float(energy[name][0]))
     unbeaten = [name for name in ranked if gaps[name].high >= 0]

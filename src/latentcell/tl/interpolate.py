@@ -251,7 +251,7 @@ def _truth_rows(
     cells: AnnData, model: VAE, key: str, truth: Level, ends: tuple[Level, Level], allow_seen: bool
 ) -> Index:
     rows = _level_rows(cells, key, truth)
-    if truth in ends:
+    if any(np.array_equal(rows, _level_rows(cells, key, end)) for end in ends):
         raise InputError(f"The truth {truth!r} is one of the ends: name a level between them.")
     _check_size(truth, len(rows), 4)
     seen = np.asarray(model.seen(cells[rows]), dtype=bool)

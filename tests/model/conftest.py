@@ -1,0 +1,29 @@
+"""Tiny models, fitted once for the tests of one session."""
+
+from __future__ import annotations
+
+import pytest
+from anndata import AnnData
+from tiny import MAKERS, fit
+
+import latentcell as lc
+
+
+@pytest.fixture(scope="session")
+def fitted() -> dict[str, tuple[lc.VAE, AnnData]]:
+    """A small model of each modality and its cells; tests must not change either."""
+    return {kind: (fit(cells), cells) for kind, cells in ((kind, make()) for kind, make in MAKERS.items())}
+
+
+@pytest.fixture(params=list(MAKERS))
+def model_and_cells(request: pytest.FixtureRequest, fitted: dict) -> tuple[lc.VAE, AnnData]:
+    """Model and cells of each modality in turn, the cells a copy."""
+    model, cells = fitted[request.param]
+    return model, cells.copy()
+
+
+@pytest.fixture
+def counts(fitted: dict) -> tuple[lc.VAE, AnnData]:
+    """Model of counts and a copy of its cells."""
+    model, cells = fitted["counts"]
+    return model, cells.copy()
