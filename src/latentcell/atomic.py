@@ -24,9 +24,15 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         temporary = holder / path.name
         yield temporary
+        old = holder / "replaced"
         if path.is_dir():
-            path.rename(holder / "replaced")
-        os.replace(temporary, path)
+            path.rename(old)
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            if old.exists():
+                old.rename(path)
+            raise
     finally:
         shutil.rmtree(holder, ignore_errors=True)
 

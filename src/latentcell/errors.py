@@ -13,6 +13,10 @@ class InputError(ValueError):
     """
 
 
+class NotFittedError(InputError, AttributeError):
+    """A model was asked before it was fitted."""
+
+
 def listed(names: Iterable[object], limit: int = 5) -> str:
     """First `limit` names in quotes and how many more there are, for a message; ``none`` where there are none."""
     every = [repr(str(name)) for name in names]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -168,7 +170,5 @@ def test_weights_that_are_no_finite_number_are_refused(text: str) -> None:
 
 @given(st.text(max_size=20))
 def test_any_text_is_understood_or_refused_in_words(text: str) -> None:
-    try:
-        objectives.parse(text)
-    except InputError as error:
-        assert str(error)
+    with contextlib.suppress(InputError):
+        assert objectives.parse(text).schedule_steps >= 0

@@ -58,6 +58,10 @@ class LinearModel:
         x = x + self.noise * rng.normal(size=x.shape) if noise else x
         return x.reshape(len(z), 1, self.size, self.size) if self.modality_ == "images" else x
 
+    def reconstruct(self, cells: AnnData) -> np.ndarray:
+        batch = None if self.batch_key is None else cells.obs[self.batch_key].to_numpy()
+        return self.decode(self.encode(cells).mu, batch=batch)
+
     def seen(self, cells: AnnData) -> np.ndarray:
         return cells.obs_names.isin(list(self.seen_names))
 
@@ -161,7 +165,7 @@ def test_evaluation_lists_the_prediction_first_and_every_baseline_in_both_spaces
     shared = ["prediction", "source", "target", "mixture"]
     model_free = ["measurement average", "PCA + OT"]
     for space, methods in (
-        ("model", [*shared, "random pairs", "centroid", "floor"]),
+        ("model", [*shared, "measurement average", "random pairs", "centroid", "floor"]),
         ("data", [*shared, *model_free, "random pairs", "centroid", "floor"]),
     ):
         assert list(table[table.space == space].method.unique()) == methods

@@ -58,7 +58,8 @@ class Batch:
         def pick(values: Tensor | None) -> Tensor | None:
             return None if values is None else values[torch.from_numpy(rows)]
 
-        return Batch(self.x[rows], pick(self.size), pick(self.covariates), pick(self.mask), self.index[rows])
+        x = self.x[torch.from_numpy(rows)]
+        return Batch(x, pick(self.size), pick(self.covariates), pick(self.mask), self.index[rows], pick(self.target))
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""

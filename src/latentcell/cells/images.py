@@ -123,5 +123,11 @@ def take_rows(array: Any, rows: np.ndarray) -> np.ndarray:
     return np.asarray(read)[inverse]
 
 
+def is_two_valued(images: Any, rows: np.ndarray) -> bool:
+    """Whether up to 200 of the images hold two grey levels at most, as masks do."""
+    spread = rows[np.linspace(0, len(rows) - 1, min(len(rows), 200)).astype(int)]
+    return len(np.unique(take_rows(images, np.unique(spread)))) <= 2
+
+
 def _default_names(n_channels: int) -> list[str]:
     return [f"channel_{i}" for i in range(n_channels)]

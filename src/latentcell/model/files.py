@@ -23,6 +23,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any])
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with replacing(path) as temporary:
         save_file(contiguous, temporary, metadata={"about": json.dumps(about)})
+        # safetensors writes for the owner alone, but labs share folders
+        temporary.chmod(0o644)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -74,7 +76,7 @@ def read_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(f"Expected a latentcell model folder with {_CONFIG}, but {folder} {found}.")
     try:
         config = json.loads(config_file.read_text())
-        version = int(config["format_version"])
+        version, digest = int(config["format_version"]), str(config["weights_sha256"])
     except (ValueError, KeyError, TypeError, UnicodeDecodeError):
         raise InputError(f"{config_file} is damaged: it is no model description. Copy the folder again.") from None
     if version > FORMAT_VERSION:
@@ -83,7 +85,7 @@ def read_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "Update latentcell: pip install -U latentcell."
         )
     tensors, _ = read_tensors(folder / _WEIGHTS)
-    if sha256(folder / _WEIGHTS) != config["weights_sha256"]:
+    if sha256(folder / _WEIGHTS) != digest:
         raise InputError(
             f"The weights in {folder} are not those that {_CONFIG} describes. Copy the whole folder again."
         )

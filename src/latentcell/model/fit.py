@@ -22,7 +22,7 @@ from latentcell.model import objectives
 from latentcell.model.module import VAEModule, importance_nll
 from latentcell.model.objectives import Objective
 from latentcell.model.report import collapse_verdict, latent_report
-from latentcell.model.schema import Orientation
+from latentcell.model.schema import Orientation, Schema
 from latentcell.model.split import Split
 from latentcell.model.training import Data, Hooks, NonFiniteLossError, Progress, Settings, train
 from latentcell.progress import fit_progress
@@ -33,6 +33,8 @@ _EPOCHS = (20, 400)
 # held-out cells and posterior draws behind the report
 _REPORT_CELLS = 512
 _REPORT_DRAWS = 50
+# standard deviation of the noise on the encoder's view, in units of a channel's intensity range
+_INPUT_NOISE = 0.1
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,7 @@ def fit_module(
     split: Split,
     *,
     objective: Objective,
-    orientation: Orientation,
-    cell_names: pd.Index,
+    schema: Schema,
     plan: Plan,
 ) -> Progress:
     """Train `module` in place on the cells of `split`, with a progress bar.
@@ -101,17 +102,20 @@ def fit_module(
 
     def epoch(rng: np.random.Generator, noise: torch.Generator) -> Iterator[Batch]:
         for batch in shuffled(ready, split.train, size, rng):
-            yield _turned(batch, orientation, noise)
+            yield _turned(batch, schema.orientation, noise)
 
     data = Data(len(split.train), epoch, lambda: in_order(ready, split.held_out, size))
+    cell_names = source.names
     identity = {
         "objective": objectives.describe(objective),
-        "orientation": orientation,
+        "likelihood": type(module.likelihood).__name__,
+        "data": schema.digest(),
         "settings": asdict(replace(plan.settings, threads=None, device=None)),
         "batch_size": plan.batch_size,
         "epochs": plan.epochs,
         "seed": plan.seed,
-        "cells": hashlib.sha256("\n".join(cell_names[split.used]).encode()).hexdigest(),
+        "training cells": _digest(cell_names[split.train]),
+        "held-out cells": _digest(cell_names[split.held_out]),
         "parameters": sum(values.numel() for values in module.parameters()),
     }
     try:
@@ -178,15 +182,20 @@ def fit_report(
     return report, latent
 
 
+def _digest(names: pd.Index) -> str:
+    return hashlib.sha256("\n".join(map(str, names)).encode()).hexdigest()
+
+
 def _turned(batch: Batch, orientation: Orientation, noise: torch.Generator) -> Batch:
     """Training images after augmentation.
 
-    With ``"align"`` the encoder sees the cell at a random angle and the decoder is asked for its canonical
-    orientation, so that the code becomes indifferent to the angle; with ``"augment"`` both see the turned cell.
+    With ``"align"`` the encoder sees the cell at a random angle and with noise, and the decoder is asked for its clean
+    canonical orientation, so that the code becomes indifferent to both. The objective stays a lower bound (Im et al.
+    2017, denoising criterion). With ``"augment"`` both see the turned cell.
     """
     if orientation == "as_is":
         return batch
     x, mask = augment(batch.x, batch.mask, noise)
     if orientation == "augment":
         return replace(batch, x=x, mask=mask)
-    return replace(batch, x=x, target=batch.x)
+    return replace(batch, x=x + _INPUT_NOISE * torch.randn(x.shape, generator=noise), target=batch.x)

@@ -303,6 +303,8 @@ class PoissonGaussian(_TrackedVariance):
         ratio = location / sd
         hazard = torch.exp(-0.5 * (ratio.square() + _LOG_2PI) - torch.special.log_ndtr(ratio))
         second_moment = location.square() + variance + location * sd * hazard
+        # far below zero the terms cancel in float32; there the truncated normal is an exponential of rate -ratio / sd
+        second_moment = torch.where(ratio < -10, 2 * variance / ratio.square().clamp(min=1), second_moment)
         return _per_channel(self.gain, params) * (second_moment / 4 - 3 / 8)
 
     def sample(self, params: Tensor, size: Tensor | None, rng: np.random.Generator) -> Tensor:
@@ -406,14 +408,15 @@ def _log_mean(scores: Tensor, size: Tensor | None) -> Tensor:
 def _log_negative_binomial(x: Tensor, log_mu: Tensor, log_theta: Tensor) -> Tensor:
     log_theta = log_theta.clamp(-10, 10)
     theta = log_theta.exp()
-    log_total = torch.logaddexp(log_theta, log_mu)
-    return (
-        torch.lgamma(x + theta)
-        - torch.lgamma(theta)
-        - torch.lgamma(x + 1)
-        + theta * (log_theta - log_total)
-        + x * (log_mu - log_total)
-    )
+    log_ratio = log_mu - log_theta
+    log_rising = torch.where(theta > 50, _stirling_difference(x, theta), torch.lgamma(x + theta) - torch.lgamma(theta))
+    return log_rising - torch.lgamma(x + 1) - theta * F.softplus(log_ratio) - x * F.softplus(-log_ratio)
+
+
+def _stirling_difference(x: Tensor, theta: Tensor) -> Tensor:
+    """Return lgamma(x + theta) - lgamma(theta) for large theta, where float32 loses the difference of two large numbers."""
+    total = x + theta
+    return (theta - 0.5) * torch.log1p(x / theta) + x * (total.log() - 1) + (1 / total - 1 / theta) / 12
 
 
 def _draw_negative_binomial(mu: Tensor, theta: Tensor, rng: np.random.Generator) -> Tensor:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from latentcell.cells.batches import Batch
+from latentcell.cells.images import Modality, modality_of
 from latentcell.errors import InputError
 from latentcell.model import likelihoods as lk
 from latentcell.model.networks import MLP, ConvNet
 from latentcell.model.objectives import Posterior
 from latentcell.model.schema import Schema
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -61,7 +65,30 @@ def resolve_likelihood(name: str, modality: str, two_valued: bool = False) -> tu
             "The Bernoulli likelihood is for masks, pixels of two values, but these images have more. Use "
             "continuous_bernoulli for grey values bounded on both sides, or gaussian."
         )
-    return base, float(number) if number else None, _LIKELIHOODS[base][1]
+    return base, _positive(name, number) if number else None, _LIKELIHOODS[base][1]
+
+
+def modality_for(cells: AnnData, layer: str | None, likelihood: str) -> Modality:
+    """What is to be modelled: images, or a matrix as the kind that a named likelihood asks for.
+
+    With ``"auto"`` whole numbers are counts and anything else profiles; a named likelihood of counts on other values
+    is left for the check of the measurements to refuse.
+    """
+    found = modality_of(cells, layer)
+    fitting = _LIKELIHOODS.get(likelihood.partition("=")[0], ((), None, None))[0]
+    if found == "images" or not fitting:
+        return found
+    return "counts" if "counts" in fitting else "profiles" if "profiles" in fitting else found
+
+
+def _positive(name: str, number: str) -> float:
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise InputError(f"The number in the likelihood {name!r} must be positive, found {number!r}.")
+    return value
 
 
 class VAEModule(nn.Module):

@@ -7,6 +7,7 @@ bits), on which early stopping and every comparison between models rest.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -86,8 +87,8 @@ class Beta:
     free_bits: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.beta < 0 or self.warmup < 0 or self.free_bits < 0:
-            raise InputError(f"{self}: beta, warmup and free_bits must not be negative.")
+        if not all(0 <= value < math.inf for value in (self.beta, self.warmup, self.free_bits)):
+            raise InputError(f"{self}: beta, warmup and free_bits must be finite and not negative.")
 
     @property
     def schedule_steps(self) -> int:
@@ -129,8 +130,8 @@ class Capacity:
     steps: int = 1000
 
     def __post_init__(self) -> None:
-        if self.capacity < 0 or self.gamma <= 0 or self.steps < 1:
-            raise InputError(f"{self}: capacity must not be negative; gamma and steps must be positive.")
+        if not (0 <= self.capacity < math.inf and 0 < self.gamma < math.inf and self.steps >= 1):
+            raise InputError(f"{self}: capacity must be finite and not negative; gamma and steps must be positive.")
 
     @property
     def schedule_steps(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import warnings
 from dataclasses import asdict, dataclass
@@ -131,6 +132,10 @@ class Schema:
             grey_levels=2 ** (8 * array.dtype.itemsize) if modality == "images" and array.dtype.kind == "u" else None,
         )
 
+    def digest(self) -> str:
+        """Hex digest of everything remembered."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
     @property
     def n_covariates(self) -> int:
         """Width of the one-hot batch membership."""
@@ -153,17 +158,19 @@ class Schema:
         InputError
             If the cells do not match the model and cannot be reordered by name.
         """
-        array = measured(cells, self.layer if self.layer is not None else None)
         if self.modality == "images" and keys.IMAGES not in cells.obsm:
             raise InputError('The model was fitted on images, but these cells have no obsm["images"].')
+        array = cells.X if self.modality != "images" and self.layer is None else measured(cells, self.layer)
+        if array is None:
+            raise InputError(f"The model was fitted on {self.modality}, but these cells have no matrix X.")
         columns = self._columns(cells)
         if self.modality == "images" and tuple(array.shape[2:]) != self.shape[1:]:
             raise InputError(
                 f"The model was fitted on crops of {_times(self.shape[1:])} pixels, these cells have "
                 f"{_times(array.shape[2:])}. Crop or resample them to the same size."
             )
-        if columns is not None and sp.issparse(array):
-            array, columns = array.tocsr()[:, columns], None
+        if columns is not None and self.modality != "images":
+            array, columns = array[:, columns], None
         if sp.issparse(array) and array.format != "csr":
             array = array.tocsr()
         if self.modality == "counts" and not whole_numbers(stored_values(array)):
@@ -185,7 +192,14 @@ class Schema:
         )
 
     def covariates(self, levels: np.ndarray) -> np.ndarray:
-        """One-hot rows for batch `levels`; a level the model never saw gets the training shares."""
+        """One-hot rows for batch `levels`; a level the model never saw gets the training shares, with a warning."""
+        unknown = sorted(set(map(str, levels)) - set(self.batch_levels))
+        if unknown:
+            warnings.warn(
+                f"{len(unknown)} levels of {self.batch_key!r} were not in training ({listed(unknown)}); their cells "
+                "are decoded with the average of the training levels.",
+                stacklevel=3,
+            )
         onehot = np.zeros((len(levels), self.n_covariates), dtype=np.float32)
         codes = pd.Index(self.batch_levels).get_indexer(pd.Index(np.asarray(levels, dtype=object).astype(str)))
         onehot[np.arange(len(levels))[codes >= 0], codes[codes >= 0]] = 1
@@ -225,15 +239,7 @@ class Schema:
                 f"The model's decoder is conditioned on obs[{self.batch_key!r}], which these cells lack; columns "
                 f"present: {listed(cells.obs.columns)}."
             )
-        levels = cells.obs[self.batch_key].astype(str).to_numpy()
-        unknown = sorted(set(levels) - set(self.batch_levels))
-        if unknown:
-            warnings.warn(
-                f"{len(unknown)} levels of {self.batch_key!r} were not in training ({listed(unknown)}); their cells "
-                "are decoded with the average of the training levels.",
-                stacklevel=3,
-            )
-        return self.covariates(levels)
+        return self.covariates(cells.obs[self.batch_key].to_numpy())
 
 
 def library_sizes(array: Any, rows: np.ndarray | None) -> np.ndarray:
@@ -279,8 +285,8 @@ def _scaling(array: Any, rows: np.ndarray, modality: Modality, support: Support)
         else:
             location, high = np.percentile(values, _PERCENTILES, axis=1)
         scale = high - location
-    # a variable that never changes carries nothing: leave its values as they are
-    return location, np.where(scale > 1e-8 * np.maximum(1, np.abs(location)), scale, 1.0)
+    # a variable that never changes (to float32's resolution) carries nothing: leave its values as they are
+    return location, np.where(scale > 1e-6 * np.abs(location), scale, 1.0)
 
 
 def _batches(cells: AnnData, rows: np.ndarray, batch_key: str | None) -> tuple[list[str], list[float]]:

@@ -68,6 +68,10 @@ class Settings:
                 "between 0 and 0.9."
             )
 
+    def torch_device(self) -> torch.device:
+        """Device asked for, or the best there is."""
+        return torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
 
 @dataclass(frozen=True)
 class Data:
@@ -278,7 +282,10 @@ def _refuse_divergence(loss: Tensor, norm: Tensor, log_px: Tensor, batch: Batch,
     limit = _EXPLODED * max(abs(progress.first_loss), float(batch.x[0].numel()))
     if math.isfinite(value) and math.isfinite(float(norm)) and value < limit:
         return
-    bad = ~torch.isfinite(log_px.detach()).cpu().numpy()
+    # one broken cell spoils the shared noise level, and with it the likelihood of all: look at the cells first
+    bad = ~torch.isfinite(batch.x).flatten(1).all(1).cpu().numpy()
+    if not bad.any():
+        bad = ~torch.isfinite(log_px.detach()).cpu().numpy()
     raise NonFiniteLossError(batch.index[bad] if bad.any() else batch.index, progress.step)
 
 

@@ -12,11 +12,11 @@ import pandas as pd
 import torch
 
 from latentcell.cells.batches import Batch, in_order
-from latentcell.cells.images import Modality, measured, modality_of, take_rows
-from latentcell.errors import InputError
+from latentcell.cells.images import Modality, is_two_valued, measured
+from latentcell.errors import InputError, NotFittedError
 from latentcell.model import files, objectives
 from latentcell.model.fit import fit_module, fit_report, make_plan
-from latentcell.model.module import ImportanceNLL, VAEModule, importance_nll, resolve_likelihood
+from latentcell.model.module import ImportanceNLL, VAEModule, importance_nll, modality_for, resolve_likelihood
 from latentcell.model.objectives import Objective
 from latentcell.model.schema import Orientation, Schema, fingerprints
 from latentcell.model.split import split_cells
@@ -108,6 +108,12 @@ class VAE:
         self.orientation: Orientation = orientation
         self.width = width
 
+    def __getattr__(self, name: str) -> Any:
+        # reached only for attributes that do not exist: those that `fit` sets
+        if name in ("schema_", "history_", "report_", "latent_", "_module", "_likelihood", "_fitted"):
+            raise NotFittedError("This VAE has not been fitted: call fit(cells) first, or VAE.load a fitted one.")
+        raise AttributeError(f"VAE has no attribute {name!r}")
+
     def fit(
         self,
         cells: AnnData,
@@ -147,9 +153,9 @@ class VAE:
         """
         settings = settings or Settings()
         seed = int(np.random.default_rng(rng).integers(2**31)) if not isinstance(rng, int | np.integer) else int(rng)
-        modality = modality_of(cells, self.layer)
+        modality = modality_for(cells, self.layer, self.likelihood)
         split = split_cells(cells, exclude=exclude, split_key=split_key, share=settings.validation, seed=seed)
-        two_valued = modality == "images" and _two_valued(measured(cells, self.layer), split.train)
+        two_valued = modality == "images" and is_two_valued(measured(cells, self.layer), split.train)
         name, number, support = resolve_likelihood(self.likelihood, modality, two_valued)
         self.schema_ = Schema.register(
             cells,
@@ -162,7 +168,7 @@ class VAE:
             batch_key=self.batch_key,
         )
         self._likelihood = (name, number)
-        self._module = self._build(seed).to(_device(settings.device))
+        self._module = self._build(seed).to(settings.torch_device())
         source = self.schema_.source(cells)
         self._fitted = np.sort(fingerprints(source, split.used))
         plan = make_plan(
@@ -176,8 +182,7 @@ class VAE:
                 source,
                 split,
                 objective=self.objective,
-                orientation=self.schema_.orientation,
-                cell_names=cells.obs_names,
+                schema=self.schema_,
                 plan=plan,
             )
             self.report_, self.latent_ = fit_report(self._module, source, split, progress, plan)
@@ -200,7 +205,8 @@ class VAE:
         InputError
             If the cells do not match those that the model was fitted on.
         """
-        mu, var = [], []
+        mu = [np.empty((0, self.n_latent), dtype=np.float32)]
+        var = mu.copy()
         with torch.inference_mode():
             for batch in self._batches(cells):
                 posterior = self._module.network.encode(batch.x, batch.covariates)
@@ -343,6 +349,16 @@ class VAE:
             If the folder holds no model, or a damaged or newer one.
         """
         tensors, config = files.read_model(Path(folder))
+        try:
+            return cls._restored(tensors, config)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"The description and the weights in {folder} do not make a model: {error}. The folder was changed or "
+                "copied in part; copy it again or refit."
+            ) from None
+
+    @classmethod
+    def _restored(cls, tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> Self:
         schema = Schema.from_dict(config["schema"])
         model = cls(
             config["n_latent"],
@@ -406,13 +422,3 @@ class VAE:
             return np.tile(np.asarray(self.schema_.batch_shares, dtype=np.float32), (n, 1))
         levels = np.broadcast_to(np.asarray(batch, dtype=object), n)
         return self.schema_.covariates(levels)
-
-
-def _device(name: str | None) -> torch.device:
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def _two_valued(images: Any, rows: np.ndarray) -> bool:
-    """Whether a few hundred of the images hold two grey levels at most."""
-    spread = rows[np.linspace(0, len(rows) - 1, min(len(rows), 200)).astype(int)]
-    return len(np.unique(take_rows(images, np.unique(spread)))) <= 2

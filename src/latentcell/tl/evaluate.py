@@ -31,7 +31,7 @@ from latentcell.stats.transport import pair
 Index = NDArray[np.intp]
 Table = Array
 
-PREDICTION, TRUTH, FLOOR = "prediction", "truth", "floor"
+PREDICTION, TRUTH, FLOOR, AVERAGE = "prediction", "truth", "floor", "measurement average"
 ENERGY = "energy distance"
 N_COMPONENTS = 5
 N_VARIABLE_GENES = 1_000
@@ -237,7 +237,7 @@ def measurement_averages(
     else:
         positions = [representation.coordinates(representation.variables(end)) for end in (source, target)]
     pairs = {
-        "measurement average": pair(*positions, method="random", n_pairs=n, rng=rng),
+        AVERAGE: pair(*positions, method="random", n_pairs=n, rng=rng),
         "PCA + OT": pair(*positions, method="ot", n_pairs=n, rng=rng),
     }
     return {name: (1 - t) * source[i] + t * target[j] for name, (i, j) in pairs.items()}

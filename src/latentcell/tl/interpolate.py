@@ -18,6 +18,7 @@ from latentcell.cells.images import set_images
 from latentcell.errors import InputError
 from latentcell.stats.transport import Path, displace, pair
 from latentcell.tl.evaluate import (
+    AVERAGE,
     PREDICTION,
     TRUTH,
     Index,
@@ -107,9 +108,10 @@ def interpolate(
     Notes
     -----
     Baselines in the evaluation: ``source`` and ``target`` (either end copied), ``mixture`` (cells of both ends,
-    1 - at to at), ``random pairs`` and ``centroid`` (the same model, other pairings), and in data space
-    ``measurement average`` (measurements of random pairs averaged) and ``PCA + OT`` (of pairs matched by optimal
-    transport in principal components); counts are averaged after log-normalisation.
+    1 - at to at), ``random pairs`` and ``centroid`` (the same model, other pairings), ``measurement average``
+    (measurements of random pairs averaged; in model space for images and profiles without masks) and, in data space,
+    ``PCA + OT`` (of pairs matched by optimal transport in principal components); counts are averaged after
+    log-normalisation.
     """
     positions = _positions(at)
     seed = {"rng": rng} if isinstance(rng, int) else {}
@@ -327,12 +329,37 @@ def _populations(
         spaces[space] = {PREDICTION: variables(prediction), TRUTH: c} | ends
     averages = measurement_averages(fixed, comparable[0], comparable[1], t, n=shown.n_obs, rng=rng)
     spaces["data"] |= {name: fixed.variables(values) for name, values in averages.items()}
+    if _encodable(course):
+        averaged = _reconstructed(course, averages[AVERAGE])
+        spaces["model"][AVERAGE] = variables(averaged)
     others: tuple[tuple[str, Pairing], ...] = (("random pairs", "random"), ("centroid", "centroid"))
     for name, pairing in others:
         pairs = course.pairs(pairing, shown.n_obs, rng)
         spaces["model"][name] = variables(course.decode(pairs, t))
         spaces["data"][name] = variables(course.decode(pairs, t, noise=rng))
     return spaces, fixed
+
+
+def _encodable(course: _Course) -> bool:
+    """Whether averaged measurements can pass the encoder: log counts are no counts, and an average has no mask."""
+    return course.model.modality_ != "counts" and keys.MASKS not in course.cells.obsm
+
+
+def _reconstructed(course: _Course, measured: Floats) -> Floats:
+    """Measurements encoded and decoded, each in the batch of some source cell."""
+    model = course.model
+    obs = pd.DataFrame(index=pd.Index([f"average_{number}" for number in range(len(measured))]))
+    if model.batch_key is not None:
+        levels = course.cells.obs[model.batch_key].to_numpy()[course.source.rows]
+        obs[model.batch_key] = np.resize(levels, len(measured))
+    if model.modality_ == "images":
+        averaged = AnnData(obs=obs)
+        set_images(averaged, measured, channel_names=model.names_)
+    else:
+        averaged = AnnData(X=measured, obs=obs, var=pd.DataFrame(index=pd.Index(model.names_)))
+        if model.layer is not None:
+            averaged.layers[model.layer] = measured
+    return np.asarray(model.reconstruct(averaged), dtype=np.float32)
 
 
 def _thinned(n: int, rng: np.random.Generator) -> Index:
