@@ -34,6 +34,10 @@ Data = Annotated[Path, typer.Argument(help="Cells: .h5ad, .zarr, .npy/.npz, a fo
 Run = Annotated[Path, typer.Argument(help="Folder written by `latentcell fit`.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
 Table = Annotated[Path | None, typer.Option("--table", help="Table of the cells, where it does not lie with them.")]
+ObsColumns = Annotated[
+    str | None, typer.Option(help="Comma-separated numeric columns of a profile table that annotate, not measure.")
+]
+Channels = Annotated[str | None, typer.Option(help="Comma-separated names for the channels of images.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of all randomness.")]
 
 
@@ -41,6 +45,7 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of all randomness.")]
 def info(
     data: Data,
     table: Table = None,
+    obs_columns: ObsColumns = None,
     layer: Annotated[str | None, typer.Option(help="Layer to look at instead of X.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
@@ -48,7 +53,7 @@ def info(
     with _told():
         from latentcell.cells.check import info as inspect
 
-        report = inspect(data, table=table, layer=layer)
+        report = inspect(data, table=table, obs_columns=_split(obs_columns), layer=layer)
     typer.echo(json.dumps(report.to_dict(), indent=1) if as_json else str(report))
 
 
@@ -57,6 +62,8 @@ def fit(
     data: Data,
     out: Out,
     table: Table = None,
+    obs_columns: ObsColumns = None,
+    channel_names: Channels = None,
     latent: Annotated[int, typer.Option(help="Latent dimensions.")] = 16,
     likelihood: Annotated[str, typer.Option(help="Noise of the measurements: nb, zinb, gaussian, ...")] = "auto",
     objective: Annotated[str, typer.Option(help="elbo, beta=4 or capacity=10.")] = "elbo",
@@ -76,7 +83,7 @@ def fit(
             raise InputError(f"{out} already holds a finished fit. Name another --out, or add --overwrite.")
         import latentcell as lc
 
-        cells = lc.read(data, table)
+        cells = lc.read(data, table, obs_columns=_split(obs_columns), channel_names=_split(channel_names))
         model = lc.VAE(
             latent,
             likelihood=likelihood,
@@ -213,6 +220,10 @@ def _model(run: Path) -> VAE:
     import latentcell as lc
 
     return lc.VAE.load(run / "model" if (run / "model").is_dir() else run)
+
+
+def _split(names: str | None) -> list[str] | None:
+    return [name.strip() for name in names.split(",")] if names else None
 
 
 def _excluded(options: Sequence[str] | None) -> dict[str, list[str]]:

@@ -193,3 +193,26 @@ def test_a_likelihood_that_does_not_fit_the_cells_is_refused(make, likelihood: s
 def test_a_model_that_was_not_fitted_says_so() -> None:
     with pytest.raises(InputError, match=r"(?i)fit"):
         lc.VAE(2).encode(count_cells())
+
+
+def test_a_stray_negative_count_is_refused_with_its_cell_even_when_the_likelihood_is_chosen_for_the_user() -> None:
+    cells = count_cells()
+    counts = cells.X.toarray()
+    counts[4, 2] = -1
+    cells.X = counts
+    with pytest.raises(InputError, match=r"(?s)gene_2.*cell_4|cell_4.*gene_2"):
+        fit(cells)
+
+
+def test_no_epoch_is_refused() -> None:
+    with pytest.raises(InputError, match="at least one"):
+        fit(count_cells(), epochs=0)
+
+
+def test_a_number_for_a_likelihood_that_takes_none_is_refused() -> None:
+    with pytest.raises(InputError, match="takes no number"):
+        fit(count_cells(), likelihood="nb=3")
+
+
+def test_a_level_to_exclude_may_be_given_alone() -> None:
+    assert fit(count_cells(), exclude={"stage": "late"}).report_["n_excluded"] > 0

@@ -365,3 +365,11 @@ def test_torch_gradients_are_not_kept_after_encoding(counts) -> None:
 @pytest.mark.parametrize(("likelihood", "modality"), [("auto", "counts"), ("gaussian", "profiles")])
 def test_a_named_likelihood_decides_what_whole_numbers_are_taken_for(likelihood: str, modality: str) -> None:
     assert fit(count_cells(), likelihood=likelihood, epochs=1).modality_ == modality
+
+
+def test_channels_without_names_are_taken_in_the_models_order() -> None:
+    cells = image_cells()
+    model = fit(cells)
+    unnamed = cells.copy()
+    del unnamed.uns["images"]
+    np.testing.assert_array_equal(model.encode(unnamed).mu, model.encode(cells).mu)

@@ -33,7 +33,11 @@ _MANY_VARIABLES, _MANY_ZEROS = 50, 0.25
 
 
 def info(
-    source: str | Path | AnnData, table: str | Path | pd.DataFrame | None = None, *, layer: str | None = None
+    source: str | Path | AnnData,
+    table: str | Path | pd.DataFrame | None = None,
+    *,
+    obs_columns: Sequence[str] | None = None,
+    layer: str | None = None,
 ) -> Report:
     """Summarise cells, or the file or folder that holds them, and name every problem.
 
@@ -45,6 +49,8 @@ def info(
         Anything that `latentcell.read` reads, or an AnnData.
     table
         Table that describes crops, as in `latentcell.read`.
+    obs_columns
+        Numeric columns of a profile table that annotate, as in `latentcell.read`.
     layer
         Matrix to look at instead of the images or ``X``.
 
@@ -59,7 +65,7 @@ def info(
             mixed = _mixed_folder(path, table, str(source))
             if mixed is not None:
                 return mixed
-        name, cells = str(source), read(path, table)
+        name, cells = str(source), read(path, table, obs_columns=obs_columns)
     elif table is not None:
         raise InputError("A table describes a file or folder of images; the annotations of an AnnData are in its obs.")
     else:

@@ -14,6 +14,9 @@ from latentcell.errors import InputError
 if TYPE_CHECKING:
     from anndata import AnnData
 
+# share of non-negative whole numbers above which a matrix is taken for counts with mistakes
+_MOSTLY = 0.99
+
 Modality = Literal["images", "counts", "profiles"]
 
 
@@ -45,7 +48,7 @@ def set_images(
             f"Images must have the axes (cell, channel, y, x) or (cell, channel, z, y, x), found shape {shape}. "
             "A single-channel stack needs a channel axis: images[:, None]."
         )
-    names = [str(name) for name in channel_names] if channel_names is not None else _default_names(shape[1])
+    names = [str(name) for name in channel_names] if channel_names is not None else default_names(shape[1])
     if len(names) != shape[1]:
         raise InputError(f"{len(names)} channel names were given ({', '.join(names)}) for {shape[1]} channels.")
     if masks is not None and tuple(masks.shape) != (shape[0], *shape[2:]):
@@ -60,14 +63,16 @@ def channel_names(cells: AnnData) -> list[str]:
     """Names of the image channels, ``channel_0``, ... where none are stored."""
     stored = cells.uns.get(keys.IMAGES, {}).get(keys.CHANNEL_NAMES)
     if stored is None:
-        return _default_names(cells.obsm[keys.IMAGES].shape[1])
+        return default_names(cells.obsm[keys.IMAGES].shape[1])
     return [str(name) for name in stored]
 
 
 def modality_of(cells: AnnData, layer: str | None = None) -> Modality:
     """Tell what was measured: images if ``obsm["images"]`` exists and no layer is named, else counts or profiles.
 
-    Counts are non-negative whole numbers; anything else is a profile.
+    Counts are non-negative whole numbers; anything else is a profile. A matrix in which 99 % of the values are such
+    numbers counts as counts, so that a stray negative or missing value is found by the check of counts rather than
+    hidden by a model of profiles.
 
     Raises
     ------
@@ -77,7 +82,11 @@ def modality_of(cells: AnnData, layer: str | None = None) -> Modality:
     if layer is None and keys.IMAGES in cells.obsm:
         return "images"
     values = stored_values(measured(cells, layer))
-    return "counts" if whole_numbers(values) else "profiles"
+    if whole_numbers(values):
+        return "counts"
+    with np.errstate(invalid="ignore"):
+        share = float(np.mean((values >= 0) & (values == np.floor(values))))
+    return "counts" if share >= _MOSTLY else "profiles"
 
 
 def measured(cells: AnnData, layer: str | None = None) -> Any:
@@ -129,5 +138,6 @@ def is_two_valued(images: Any, rows: np.ndarray) -> bool:
     return len(np.unique(take_rows(images, np.unique(spread)))) <= 2
 
 
-def _default_names(n_channels: int) -> list[str]:
+def default_names(n_channels: int) -> list[str]:
+    """Names of channels that have none: ``channel_0``, ``channel_1``, ..."""
     return [f"channel_{i}" for i in range(n_channels)]

@@ -54,7 +54,8 @@ class Likelihood(nn.Module):
             self.track(x, params, mask)
         log_p = self.pointwise(x, params, size)
         if mask is not None:
-            log_p = log_p * mask
+            # not a product: outside the mask the density may be infinite
+            log_p = torch.where(mask > 0, log_p, torch.zeros_like(log_p))
         return log_p.flatten(1).sum(1)
 
     def track(self, x: Tensor, params: Tensor, mask: Tensor | None) -> None:
@@ -414,7 +415,7 @@ def _log_negative_binomial(x: Tensor, log_mu: Tensor, log_theta: Tensor) -> Tens
 
 
 def _stirling_difference(x: Tensor, theta: Tensor) -> Tensor:
-    """Return lgamma(x + theta) - lgamma(theta) for large theta, where float32 loses the difference of two large numbers."""
+    """Return lgamma(x + theta) - lgamma(theta) for large theta, where float32 loses the difference."""
     total = x + theta
     return (theta - 0.5) * torch.log1p(x / theta) + x * (total.log() - 1) + (1 / total - 1 / theta) / 12
 

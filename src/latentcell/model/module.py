@@ -40,6 +40,7 @@ _LIKELIHOODS: dict[str, tuple[tuple[str, ...], lk.Support, _Build]] = {
         lambda s, gain: lk.PoissonGaussian([(gain or 1.0) / scale for scale in s.scale]),
     ),
 }
+_WITH_NUMBER = ("poisson_gaussian",)
 _DEFAULTS = {"counts": "nb", "profiles": "gaussian", "images": "gaussian"}
 
 
@@ -65,6 +66,8 @@ def resolve_likelihood(name: str, modality: str, two_valued: bool = False) -> tu
             "The Bernoulli likelihood is for masks, pixels of two values, but these images have more. Use "
             "continuous_bernoulli for grey values bounded on both sides, or gaussian."
         )
+    if number and base not in _WITH_NUMBER:
+        raise InputError(f"The likelihood {base!r} takes no number; found {name!r}.")
     return base, _positive(name, number) if number else None, _LIKELIHOODS[base][1]
 
 

@@ -16,7 +16,15 @@ import scipy.sparse as sp
 from latentcell import keys
 from latentcell.cells.batches import Source
 from latentcell.cells.check import check_measurements, refuse
-from latentcell.cells.images import Modality, channel_names, measured, stored_values, take_rows, whole_numbers
+from latentcell.cells.images import (
+    Modality,
+    channel_names,
+    default_names,
+    measured,
+    stored_values,
+    take_rows,
+    whole_numbers,
+)
 from latentcell.cells.orientation import align
 from latentcell.errors import InputError, listed
 
@@ -217,6 +225,9 @@ class Schema:
         what = "channels" if self.modality == "images" else "variables"
         found = channel_names(cells) if self.modality == "images" else [str(name) for name in cells.var_names]
         if found == self.names:
+            return None
+        if self.modality == "images" and found == default_names(len(self.names)):
+            logger.info("the channels have no names; they are taken in the model's order: %s", ", ".join(self.names))
             return None
         _refuse_duplicates(found, self.modality)
         position = pd.Index(found).get_indexer(pd.Index(self.names))

@@ -83,7 +83,7 @@ def _excluded(cells: AnnData, exclude: Mapping[str, Sequence[Any]]) -> np.ndarra
     mask = np.zeros(cells.n_obs, dtype=bool)
     for key, levels in exclude.items():
         column = _column(cells, key).astype(str)
-        wanted = [str(level) for level in ([levels] if isinstance(levels, str) else levels)]
+        wanted = [str(level) for level in ([levels] if np.isscalar(levels) else levels)]
         unknown = sorted(set(wanted) - set(column))
         if unknown:
             present = ", ".join(sorted(set(column))[:12])

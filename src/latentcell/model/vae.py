@@ -53,8 +53,8 @@ class VAE:
     layer
         Layer to read instead of ``X``; with images, names a matrix to read instead of them.
     orientation
-        For images: ``"align"`` turns every cell to its principal axis and augments with mirrors and small turns,
-        ``"augment"`` trains on random turns and mirrors, ``"as_is"`` takes crops as they are.
+        For images: ``"align"`` shows the encoder cells at any angle and asks the decoder for the cell turned to its
+        principal axis, ``"augment"`` trains on random turns and mirrors, ``"as_is"`` takes crops as they are.
     width
         Channels of the first convolution (16: 16-32-64-128 for 64 x 64 crops), or width of the two hidden layers of
         counts and profiles (128).

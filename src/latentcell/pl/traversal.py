@@ -1,0 +1,132 @@
+"""Each latent dimension walked by itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from latentcell.errors import InputError
+from latentcell.pl._images import (
+    Channels,
+    Display,
+    channel_key,
+    check_channels,
+    draw_tiles,
+    intensity_bar,
+    projected_blocks,
+    scale_bar,
+)
+from latentcell.pl._style import new_figure, styled
+from latentcell.pl._variables import (
+    change,
+    change_bar,
+    change_label,
+    color_limit,
+    decoded_variables,
+    heat_map,
+    most_changed,
+)
+from latentcell.pl._walk import QUANTILES, Walk, dimension_label, position_labels
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.figure import Figure
+
+    from latentcell.model.vae import VAE
+
+_TILE = 0.72  # inches
+_N_VARIABLES = 10
+_COLUMNS = 4  # heat maps in a row
+
+
+@styled
+def traversal(
+    model: VAE,
+    *,
+    n_dims: int = 8,
+    n: int = 9,
+    cells: AnnData | None = None,
+    channels: Channels = "composite",
+    batch: Any = None,
+) -> Figure:
+    """Draw what each latent dimension does, the most used first.
+
+    Images: one row per dimension, walked at the quantiles 0.02 to 0.98 of the prior with all others at 0 (decoded
+    means, one intensity range per channel, volumes as maximum projections). Counts and profiles: one heat map per
+    dimension of its 10 most changed variables (see `latent_grid`).
+
+    Parameters
+    ----------
+    model
+        A fitted `latentcell.VAE`.
+    n_dims
+        Dimensions shown, by their KL; all if there are fewer.
+    n
+        Steps along each.
+    cells
+        Walk through the quantiles of these cells' posterior means instead, other dimensions at their median.
+    channels
+        ``"composite"`` or ``"side_by_side"`` (see `latent_grid`).
+    batch
+        Level of the batch column to decode; by default the average of the training levels.
+
+    Raises
+    ------
+    InputError
+        If no dimension is asked for or `n` is below 2.
+    """
+    check_channels(channels)
+    if n_dims < 1:
+        raise InputError(f"n_dims is {n_dims}: show at least one latent dimension.")
+    walk = Walk.through(model, model.dimensions_[:n_dims], n, cells)
+    return _image_rows(model, walk, channels, batch) if model.modality_ == "images" else _heat_maps(model, walk, batch)
+
+
+def _image_rows(model: VAE, walk: Walk, channels: Channels, batch: Any) -> Figure:
+    z = walk.along_each()
+    images = projected_blocks(lambda rows: model.decode(z[rows], batch=batch), len(z), model.schema_.shape)
+    display = Display.of(images, model.names_)
+    panels = list(display.panels(images, channels))
+    n_dims, n = walk.values.shape
+    tile_height, gap = _TILE * images.shape[2] / images.shape[3], max(2, images.shape[3] // 24)
+    figure = new_figure(n * _TILE * len(panels) + 1.4, n_dims * tile_height + 1.0)
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    same = bool(np.allclose(walk.values, walk.values[0]))
+    for channel, (ax, (name, tiles)) in enumerate(zip(axes, panels, strict=True)):
+        draw_tiles(ax, tiles, n, gap=gap)
+        if channel == 0:
+            ax.set_yticks(range(n_dims), [dimension_label(model, dim) for dim in walk.dims])
+            ax.tick_params(axis="y", labelsize=9)
+        steps = position_labels(walk.values[0]) if same else [f"{q:.2f}" for q in np.linspace(*QUANTILES, n)]
+        ax.set_xticks(range(n), steps)
+        ax.set_xlabel("latent position" if same else "quantile of the cells' positions")
+        ax.set_title(name, loc="center")
+        if channels == "side_by_side":
+            intensity_bar(ax, display, channel)
+    scale_bar(axes[0], images.shape[3], gap=gap)
+    channel_key(figure, display, channels)
+    return figure
+
+
+def _heat_maps(model: VAE, walk: Walk, batch: Any) -> Figure:
+    centre = decoded_variables(model, walk.base[None], batch)[0]
+    changes = change(model, decoded_variables(model, walk.along_each(), batch), centre)
+    n_dims, n = walk.values.shape
+    n_variables = min(_N_VARIABLES, changes.shape[1])
+    per_dim = [changes[i * n : (i + 1) * n] for i in range(n_dims)]
+    kept = [most_changed(one, n_variables) for one in per_dim]
+    limit = color_limit([one[:, few] for one, few in zip(per_dim, kept, strict=True)])
+    n_columns = min(_COLUMNS, n_dims)
+    n_rows = -(-n_dims // n_columns)
+    figure = new_figure(2.9 * n_columns + 0.4, n_rows * (0.7 + 0.19 * n_variables) + 0.9)
+    axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+    for i, ax in enumerate(axes[:n_dims]):
+        image = heat_map(ax, per_dim[i][:, kept[i]], [model.names_[j] for j in kept[i]], limit)
+        few = sorted({0, n // 2, n - 1})
+        ax.set_xticks(few, position_labels(walk.values[i][few]))
+        ax.set_title(dimension_label(model, walk.dims[i]))
+    for ax in axes[n_dims:]:
+        ax.set_axis_off()
+    change_bar(figure, image, axes, change_label(model, "the centre"))
+    return figure
