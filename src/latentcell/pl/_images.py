@@ -11,9 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgb
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
 from latentcell.errors import InputError
@@ -22,9 +23,10 @@ from latentcell.pl._style import INK
 Channels = Literal["composite", "side_by_side"]
 Pixels = NDArray[np.floating[Any]]
 
-# colours that add up to near white, so that overlap is seen; told apart by colour-blind readers also by brightness
+# blue with orange is the pair that everybody tells apart; three channels and more cannot do without green and magenta
 _DNA_COLOR = "#3a78ff"
-_COLORS = ("#2fd65f", "#ff3fc8", "#ffb000", "#35d6e8", "#ff5a3c")
+_PARTNER_COLOR = "#ffa000"
+_COLORS = ("#ff3fc8", "#2fd65f", "#ffb000", "#35d6e8", "#ff5a3c")
 _DNA = re.compile(r"dna|dapi|hoechst|h2b|nucle|histone|chromatin|draq|sytox", re.IGNORECASE)
 # decoded pixels held at once while volumes are projected
 _BLOCK_VALUES = 2**25
@@ -59,17 +61,19 @@ class Display:
 
     @property
     def colors(self) -> list[str]:
-        """One colour per channel in composites: blue for DNA, white for a single channel."""
-        if len(self.names) == 1:
-            return ["#ffffff"]
-        others = iter(_COLORS * (1 + len(self.names) // len(_COLORS)))
-        dna = next((i for i, name in enumerate(self.names) if _DNA.search(name)), None)
-        return [_DNA_COLOR if i == dna else next(others) for i in range(len(self.names))]
+        """One colour per channel in composites: blue for DNA (or the first of two), white for a single channel."""
+        n = len(self.names)
+        dna = next((i for i, name in enumerate(self.names) if _DNA.search(name)), 0 if n == 2 else None)
+        if n < 3:
+            return ["#ffffff"] if n == 1 else [_DNA_COLOR if i == dna else _PARTNER_COLOR for i in range(n)]
+        others = iter(_COLORS * (1 + n // len(_COLORS)))
+        return [_DNA_COLOR if i == dna else next(others) for i in range(n)]
 
     @property
     def in_composite(self) -> list[int]:
         """Channels of a composite: more than six cannot be told apart, so DNA and the first five others."""
-        order = sorted(range(len(self.names)), key=lambda i: self.colors[i] != _DNA_COLOR)
+        colors = self.colors
+        order = sorted(range(len(colors)), key=lambda i: colors[i] != _DNA_COLOR)
         return sorted(order[: len(_COLORS) + 1])
 
     def brightness(self, images: Pixels) -> Pixels:
@@ -85,9 +89,15 @@ class Display:
             for name, one in zip(self.names, np.moveaxis(bright, 1, 0), strict=True):
                 yield name, np.repeat(one[..., None], 3, axis=-1)
         else:
-            kept = self.in_composite
-            colors = np.array([to_rgb(self.colors[i]) for i in kept])
-            yield "", np.clip(np.einsum("nchw,ck->nhwk", bright[:, kept], colors), 0.0, 1.0)
+            yield "", _screened(bright, self.colors, self.in_composite)
+
+
+def _screened(bright: Pixels, colors: Sequence[str], kept: Sequence[int]) -> Pixels:
+    """Composite ``(n, H, W, 3)`` of lights laid over each other (screen blending): overlap brightens without a cut."""
+    dark = np.ones((len(bright), *bright.shape[2:], 3))
+    for channel in kept:
+        dark *= 1.0 - bright[:, channel, ..., None] * np.array(to_rgb(colors[channel]))
+    return np.asarray(1.0 - dark)
 
 
 def check_channels(channels: str) -> None:
@@ -126,32 +136,44 @@ def scale_bar(ax: Axes, tile_width: int, *, gap: int = 0) -> None:
     length = max((one for one in lengths if one <= 0.4 * tile_width), default=1)
     left = -tile_width / 2 / (tile_width + gap)
     right = left + length / (tile_width + gap)
-    place = ax.get_xaxis_transform()
-    ax.plot([left, right], [1.0, 1.0], transform=place, color=INK, linewidth=0, clip_on=False)
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    above = ax.get_xaxis_transform() + ScaledTranslation(0.0, 6 / 72, figure.dpi_scale_trans)
+    ax.plot([left, right], [1, 1], transform=above, color=INK, linewidth=2, clip_on=False, solid_capstyle="butt")
     ax.annotate(
-        "", (left, 1.0), (right, 1.0), xycoords=place, textcoords=place,
-        arrowprops={"arrowstyle": "-", "linewidth": 2.0, "color": INK, "shrinkA": 0, "shrinkB": 0},
-    )  # fmt: skip
-    ax.annotate(f"{length} px", (left, 1.0), (0, 5), xycoords=place, textcoords="offset points", va="bottom")
+        f"{length} px", (right, 1.0), (4, 6), xycoords=ax.get_xaxis_transform(), textcoords="offset points", va="center"
+    )
 
 
-def channel_key(figure: Figure | SubFigure, display: Display, channels: Channels) -> None:
-    """Legend of channel colours at the upper right; nothing where there is one channel or channels stand apart."""
+def channel_key(ax: Axes, display: Display, channels: Channels, *, below: bool = False) -> None:
+    """Legend of channel colours above the right end of `ax`, or below its middle; none where none is needed."""
     if channels != "composite" or len(display.names) == 1:
         return
     handles = [Patch(color=display.colors[i], label=display.names[i]) for i in display.in_composite]
     left_out = len(display.names) - len(handles)
-    title = f"{left_out} more channels not shown" if left_out else None
-    figure.legend(
-        handles=handles, loc="outside upper right", ncols=len(handles), title=title,
-        handlelength=1.0, handleheight=1.0, handletextpad=0.4, columnspacing=1.2, borderaxespad=0.2,
+    if left_out:
+        handles.append(Patch(alpha=0.0, label=f"({left_out} more not shown)"))
+    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.2}
+    if below:
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "borderaxespad": 2.2}
+    ax.legend(
+        handles=handles, ncols=len(handles), handlelength=1.0, handleheight=1.0, handletextpad=0.4,
+        columnspacing=1.2, borderpad=0.1, **place,
     )  # fmt: skip
 
 
 def intensity_bar(ax: Axes, display: Display, channel: int) -> None:
-    """Grey scale of one channel in stored units, beside its panel."""
+    """Grey scale of one channel in stored units, below its panel."""
     scale = ScalarMappable(Normalize(display.low[channel], display.high[channel]), "gray")
-    bar = ax.figure.colorbar(scale, ax=ax, orientation="horizontal", shrink=0.5, aspect=25, pad=0.02)
+    bar = ax.figure.colorbar(scale, ax=ax, orientation="horizontal", shrink=0.4, aspect=30, pad=0.02)
     bar.set_label("intensity, stored units")
     bar.locator = MaxNLocator(4)
     bar.outline.set_linewidth(0.5)
+
+
+def panel_axes(figure: Figure, n: int, n_columns: int) -> list[Axes]:
+    """Axes for `n` panels in rows of `n_columns`."""
+    axes = figure.subplots(-(-n // n_columns), n_columns, squeeze=False).ravel()
+    for ax in axes[n:]:
+        ax.set_axis_off()
+    return list(axes[:n])

@@ -15,7 +15,7 @@ from latentcell.atomic import replacing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-DPI = 150
+DPI, SVG_DPI = 150, 100
 INK, MUTED, PALE = "#222222", "#777777", "#d9d9d9"
 ACCENT, SECOND = "#0072b2", "#d55e00"
 # Okabe and Ito (2008) without black and yellow, which are lost on white; then Tol's muted colours
@@ -105,6 +105,13 @@ def save(figure: Figure, path: str | Path) -> list[Path]:
         # a fixed salt and no date: the same figure gives the same file
         metadata = {"Date": None} if suffix == "svg" else None
         with replacing(target) as temporary, mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "latentcell"}):
-            figure.savefig(temporary, dpi=DPI, bbox_inches="tight", pad_inches=0.08, metadata=metadata)
+            # the dpi of an SVG is that of the images in it
+            figure.savefig(
+                temporary,
+                dpi=DPI if suffix == "png" else SVG_DPI,
+                bbox_inches="tight",
+                pad_inches=0.08,
+                metadata=metadata,
+            )
         written.append(target)
     return written

@@ -75,4 +75,4 @@ def change_bar(figure: Figure | SubFigure, image: AxesImage, axes: Sequence[Axes
     """Colour bar below all `axes`; its ends are open because values beyond the range exist."""
     bar = figure.colorbar(image, ax=list(axes), location="bottom", shrink=0.5, aspect=35, extend="both", pad=0.03)
     bar.set_label(label)
-    bar.outline.set_linewidth(0.5)  # type: ignore[operator]
+    bar.outline.set_linewidth(0.5)

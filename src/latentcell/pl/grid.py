@@ -12,6 +12,7 @@ from latentcell.pl._images import (
     check_channels,
     draw_tiles,
     intensity_bar,
+    panel_axes,
     projected_blocks,
     scale_bar,
 )
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from latentcell.model.vae import VAE
 
-_SIDE = 7.0  # inches of a grid
+_SIDE, _WIDEST = 7.0, 15.0  # inches of one grid, and of several side by side
 _N_VARIABLES = 25
 
 
@@ -91,9 +92,11 @@ def _image_grid(model: VAE, walk: Walk, channels: Channels, batch: Any, whose: s
     images = projected_blocks(lambda rows: model.decode(z[rows], batch=batch), len(z), model.schema_.shape)
     display = Display.of(images, model.names_)
     panels = list(display.panels(images, channels))
-    height = _SIDE * images.shape[2] / images.shape[3]
-    figure = new_figure(_SIDE * len(panels) + 0.9, height + 1.0)
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    n_columns = min(len(panels), 3)
+    side, n_rows = min(_SIDE, _WIDEST / n_columns), -(-len(panels) // n_columns)
+    height = side * images.shape[2] / images.shape[3] + (0.75 if channels == "composite" else 1.4)
+    figure = new_figure((side + 0.6) * n_columns + 0.2, height * n_rows)
+    axes = panel_axes(figure, len(panels), n_columns)
     n = walk.values.shape[1]
     x, y = (
         f"{dimension_label(model, dim)}   ({whose} quantiles {QUANTILES[0]} to {QUANTILES[1]})" for dim in walk.dims
@@ -102,12 +105,12 @@ def _image_grid(model: VAE, walk: Walk, channels: Channels, batch: Any, whose: s
         draw_tiles(ax, tiles, n)
         ax.set_xticks(range(n), position_labels(walk.values[0]))
         ax.set_yticks(range(n), position_labels(walk.values[1][::-1]))
-        ax.set(xlabel=x, ylabel=y if channel == 0 else "")
+        ax.set(xlabel=x, ylabel=y if channel % n_columns == 0 else "")
         ax.set_title(name, loc="center")
         if channels == "side_by_side":
             intensity_bar(ax, display, channel)
     scale_bar(axes[0], images.shape[3])
-    channel_key(figure, display, channels)
+    channel_key(axes[0], display, channels)
     return figure
 
 

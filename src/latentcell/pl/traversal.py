@@ -14,6 +14,7 @@ from latentcell.pl._images import (
     check_channels,
     draw_tiles,
     intensity_bar,
+    panel_axes,
     projected_blocks,
     scale_bar,
 )
@@ -89,13 +90,15 @@ def _image_rows(model: VAE, walk: Walk, channels: Channels, batch: Any) -> Figur
     display = Display.of(images, model.names_)
     panels = list(display.panels(images, channels))
     n_dims, n = walk.values.shape
-    tile_height, gap = _TILE * images.shape[2] / images.shape[3], max(2, images.shape[3] // 24)
-    figure = new_figure(n * _TILE * len(panels) + 1.4, n_dims * tile_height + 1.0)
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    n_columns = min(len(panels), 2)
+    n_rows, gap = -(-len(panels) // n_columns), max(2, images.shape[3] // 24)
+    height = n_dims * _TILE * images.shape[2] / images.shape[3] + (0.75 if channels == "composite" else 1.4)
+    figure = new_figure((n * _TILE + 0.2) * n_columns + 1.2, height * n_rows)
+    axes = panel_axes(figure, len(panels), n_columns)
     same = bool(np.allclose(walk.values, walk.values[0]))
     for channel, (ax, (name, tiles)) in enumerate(zip(axes, panels, strict=True)):
         draw_tiles(ax, tiles, n, gap=gap)
-        if channel == 0:
+        if channel % n_columns == 0:
             ax.set_yticks(range(n_dims), [dimension_label(model, dim) for dim in walk.dims])
             ax.tick_params(axis="y", labelsize=9)
         steps = position_labels(walk.values[0]) if same else [f"{q:.2f}" for q in np.linspace(*QUANTILES, n)]
@@ -105,7 +108,7 @@ def _image_rows(model: VAE, walk: Walk, channels: Channels, batch: Any) -> Figur
         if channels == "side_by_side":
             intensity_bar(ax, display, channel)
     scale_bar(axes[0], images.shape[3], gap=gap)
-    channel_key(figure, display, channels)
+    channel_key(axes[0], display, channels)
     return figure
 
 
@@ -120,13 +123,11 @@ def _heat_maps(model: VAE, walk: Walk, batch: Any) -> Figure:
     n_columns = min(_COLUMNS, n_dims)
     n_rows = -(-n_dims // n_columns)
     figure = new_figure(2.9 * n_columns + 0.4, n_rows * (0.7 + 0.19 * n_variables) + 0.9)
-    axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
-    for i, ax in enumerate(axes[:n_dims]):
+    axes = panel_axes(figure, n_dims, n_columns)
+    for i, ax in enumerate(axes):
         image = heat_map(ax, per_dim[i][:, kept[i]], [model.names_[j] for j in kept[i]], limit)
         few = sorted({0, n // 2, n - 1})
         ax.set_xticks(few, position_labels(walk.values[i][few]))
         ax.set_title(dimension_label(model, walk.dims[i]))
-    for ax in axes[n_dims:]:
-        ax.set_axis_off()
     change_bar(figure, image, axes, change_label(model, "the centre"))
     return figure

@@ -1,0 +1,155 @@
+"""What the model keeps of real cells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
+
+from latentcell.errors import InputError
+from latentcell.pl._images import (
+    Channels,
+    Display,
+    channel_key,
+    check_channels,
+    draw_tiles,
+    intensity_bar,
+    projected_blocks,
+    scale_bar,
+)
+from latentcell.pl._style import ACCENT, INK, MUTED, SECOND, new_figure, styled
+from latentcell.pl._variables import Table
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from latentcell.model.vae import VAE
+
+_TILE = 0.95  # inches
+# from a blue that a single value is still seen in
+_DENSITY = LinearSegmentedColormap.from_list("density", ["#c3d9ee", "#4292c6", "#08306b"])
+# cells behind the scatter plots of counts and profiles
+_MAX_CELLS = 1000
+
+
+@styled
+def reconstruction(
+    model: VAE,
+    cells: AnnData,
+    *,
+    n: int = 10,
+    channels: Channels = "composite",
+    rng: int | np.random.Generator | None = 0,
+) -> Figure:
+    """Draw measured cells and what the model makes of them.
+
+    Images: `n` random cells as the model sees them (turned, if it aligns) above their reconstructions, with the same
+    intensity range. Counts and profiles: observed against expected values (at each cell's own library size), as means
+    per variable and value by value, and the correlation within each cell, for at most 1,000 random cells; counts as
+    log1p.
+
+    Parameters
+    ----------
+    model
+        A fitted `latentcell.VAE`.
+    cells
+        Cells to show; held-out ones show what the model learnt rather than remembered.
+    n
+        Images shown.
+    channels
+        ``"composite"`` or ``"side_by_side"`` (see `latent_grid`).
+    rng
+        Chooses the cells.
+
+    Raises
+    ------
+    InputError
+        If there are no cells, or they do not match the model.
+    """
+    check_channels(channels)
+    if cells.n_obs == 0 or n < 1:
+        raise InputError(f"There is nothing to show: {cells.n_obs} cells, n is {n}.")
+    wanted = n if model.modality_ == "images" else _MAX_CELLS
+    rows = np.sort(np.random.default_rng(rng).choice(cells.n_obs, min(wanted, cells.n_obs), replace=False))
+    return _images(model, cells, rows, channels) if model.modality_ == "images" else _values(model, cells[rows])
+
+
+def _images(model: VAE, cells: AnnData, rows: NDArray[np.intp], channels: Channels) -> Figure:
+    shape, n = model.schema_.shape, len(rows)
+    measured = projected_blocks(lambda part: model.measurements(cells[rows[part]]), n, shape)
+    decoded = projected_blocks(lambda part: model.reconstruct(cells[rows[part]]), n, shape)
+    display = Display.of(measured, model.names_)
+    panels = list(display.panels(np.concatenate([measured, decoded]), channels))
+    gap = max(2, measured.shape[3] // 24)
+    height = 2 * _TILE * measured.shape[2] / measured.shape[3] + 0.25
+    bar = 0.6 if channels == "side_by_side" else 0.0
+    figure = new_figure(n * _TILE + 0.9, (height + bar) * len(panels) + 0.35)
+    axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    for channel, (ax, (name, tiles)) in enumerate(zip(axes, panels, strict=True)):
+        draw_tiles(ax, tiles, n, gap=gap)
+        ax.set_yticks([0, 1], ["measured", "decoded"], fontsize=9)
+        ax.set_title(name, loc="center")
+        if channels == "side_by_side":
+            intensity_bar(ax, display, channel)
+    scale_bar(axes[0], measured.shape[3], gap=gap)
+    channel_key(axes[0], display, channels)
+    return figure
+
+
+def _values(model: VAE, cells: AnnData) -> Figure:
+    measured = np.asarray(model.measurements(cells), dtype=np.float64)
+    decoded = np.asarray(model.reconstruct(cells), dtype=np.float64)
+    counts = model.modality_ == "counts"
+    unit = "log1p counts" if counts else "stored units"
+    observed, expected = (np.log1p(measured), np.log1p(decoded)) if counts else (measured, decoded)
+    figure = new_figure(10.5, 3.5)
+    by_variable, by_value, by_cell = figure.subplots(1, 3)
+    means = [np.log1p(one.mean(axis=0)) if counts else one.mean(axis=0) for one in (measured, decoded)]
+    by_variable.plot(*means, ".", color=ACCENT, alpha=0.4, markersize=4, markeredgewidth=0, rasterized=True)
+    _identity(by_variable, *means)
+    by_variable.set(xlabel=f"observed mean ({'log1p' if counts else unit})", ylabel="expected mean")
+    by_variable.set_title(f"{measured.shape[1]:,} variables, r = {_correlation(*means):.3f}")
+    by_value.hexbin(
+        observed.ravel(),
+        expected.ravel(),
+        gridsize=50,
+        bins="log",
+        cmap=_DENSITY,
+        mincnt=1,
+        linewidths=0,
+        rasterized=True,
+    )
+    _identity(by_value, observed, expected)
+    by_value.set(xlabel=f"observed ({unit})", ylabel="expected")
+    by_value.set_title(f"every value of {cells.n_obs:,} cells")
+    _per_cell(by_cell, observed, expected)
+    return figure
+
+
+def _identity(ax: Axes, observed: Table, expected: Table) -> None:
+    """Line of agreement, and room for all values along both axes alike."""
+    ends = min(observed.min(), expected.min()), max(observed.max(), expected.max())
+    ax.plot(ends, ends, color=MUTED, linewidth=0.8, zorder=3)
+
+
+def _per_cell(ax: Axes, observed: Table, expected: Table) -> None:
+    r = np.array([_correlation(x, y) for x, y in zip(observed, expected, strict=True)])
+    r = r[np.isfinite(r)]
+    ax.set(xlabel="correlation of observed and expected", ylabel="cells")
+    if not r.size:
+        ax.set_title("no cell varies across variables")
+        return
+    ax.hist(r, bins=min(30, max(5, len(r) // 10)), color=ACCENT, alpha=0.75)
+    ax.axvline(float(np.median(r)), color=SECOND)
+    ax.set_title(f"within cells, median r = {np.median(r):.3f}", color=INK)
+
+
+def _correlation(x: Table, y: Table) -> float:
+    """Pearson correlation; NaN where either is constant."""
+    x, y = x - x.mean(), y - y.mean()
+    length = np.sqrt((x**2).sum() * (y**2).sum())
+    return float((x * y).sum() / length) if length > 0 else float("nan")
