@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
-from latentcell.cells.orientation import align, augment
+from latentcell.cells.orientation import align
 
 
 def blobs(
@@ -151,35 +150,3 @@ def test_aligning_does_not_change_its_input() -> None:
     align(images, masks)
     np.testing.assert_array_equal(images, before[0])
     np.testing.assert_array_equal(masks, before[1])
-
-
-def test_augmentation_is_reproducible_and_turns_each_cell_differently() -> None:
-    x = torch.from_numpy(np.repeat(blobs(1)[0], 4, axis=0))
-    first, second = (augment(x, None, torch.Generator().manual_seed(3))[0] for _ in range(2))
-    assert torch.equal(first, second)
-    assert not torch.allclose(first[0], first[1], atol=1.0)
-
-
-def test_augmentation_keeps_the_cell() -> None:
-    """A turned cell is the same cell: alignment takes the turn back."""
-    images, masks = blobs()
-    turned, turned_masks = augment(
-        torch.from_numpy(images), torch.from_numpy(masks[:, None].astype(np.float32)), torch.Generator().manual_seed(0)
-    )
-    assert relative(align(images)[0], align(turned.numpy())[0]) < 0.1
-    assert set(turned_masks.unique().tolist()) <= {0.0, 1.0}
-    recomputed = (turned[:, :1] - 10) / 100 > 0.15
-    assert float((turned_masks.bool() != recomputed).float().mean()) < 0.02
-
-
-def test_about_half_of_augmented_cells_are_mirrored() -> None:
-    images, _ = blobs(1)
-    x = torch.from_numpy(np.repeat(images, 400, axis=0))
-    turned = augment(x, None, torch.Generator().manual_seed(0))[0][:, 0].numpy()
-    weight = np.clip(turned - 12, 0, None)
-    grid = np.stack(np.meshgrid(np.arange(40) - 19.5, np.arange(40) - 19.5, indexing="ij"))
-    third = (weight * (grid[0] + 1j * grid[1]) ** 3).sum((1, 2))
-    first = (weight * (grid[0] + 1j * grid[1])).sum((1, 2))
-    # angle between first and third moment changes sign with handedness and not with rotation
-    handed = np.imag(third * np.conj(first) ** 3) > 0
-    assert 0.4 < handed.mean() < 0.6

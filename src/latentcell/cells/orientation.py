@@ -1,11 +1,9 @@
-"""Orientation of cells: a nuisance that is either removed (`align`) or averaged over (`augment`).
+"""Orientation of cells: a nuisance that `align` removes and `augmentation` averages over.
 
 Rotations are in the image plane, also for volumes: depth is set by the microscope, not by chance.
 """
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import torch
@@ -40,24 +38,14 @@ def align(images: np.ndarray, masks: np.ndarray | None = None) -> tuple[np.ndarr
     weight = _weight(x, mask)
     angle = _axis_angle(weight)
     none = torch.ones_like(angle)
-    turned_weight = _turn(weight[:, None], angle, none, none)[:, 0]
+    turned_weight = turn(weight[:, None], angle, none, none)[:, 0]
     grid = _grid(turned_weight)
     flip_x = _sign((turned_weight * grid[0] ** 3).flatten(1).sum(1))
     flip_y = _sign((turned_weight * grid[1] ** 3).flatten(1).sum(1))
-    turned = _turn(x, angle, flip_x, flip_y)
+    turned = turn(x, angle, flip_x, flip_y)
     if mask is None:
         return turned.numpy(), None
-    return turned.numpy(), (_turn(mask, angle, flip_x, flip_y, outside="zeros")[:, 0] > 0.5).numpy()
-
-
-def augment(x: Tensor, mask: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-    """Turn each cell by a random angle and mirror half of them; ``(n, C, [Z,] H, W)`` in and out."""
-    angle = torch.rand(len(x), generator=generator) * 2 * math.pi
-    flip = torch.where(torch.rand(len(x), generator=generator) < 0.5, 1.0, -1.0)
-    angle, flip = angle.to(x), flip.to(x)
-    none = torch.ones_like(flip)
-    turned = _turn(x, angle, flip, none)
-    return turned, None if mask is None else (_turn(mask, angle, flip, none, outside="zeros") > 0.5).to(mask)
+    return turned.numpy(), (turn(mask, angle, flip_x, flip_y, outside="zeros")[:, 0] > 0.5).numpy()
 
 
 def _weight(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -90,17 +78,21 @@ def _axis_angle(weight: Tensor) -> Tensor:
     return 0.5 * torch.atan2(2 * xy, xx - yy)
 
 
-def _turn(x: Tensor, angle: Tensor, flip_x: Tensor, flip_y: Tensor, outside: str = "reflection") -> Tensor:
+def turn(x: Tensor, angle: Tensor, flip_x: Tensor, flip_y: Tensor, outside: str = "reflection") -> Tensor:
     """Sample each image along its rotated (by `angle`) and then mirrored axes, in the plane."""
-    shape = x.shape
-    planes = x.flatten(1, -3)  # depth, if any, joins the channels: every plane turns alike
-    height, width = shape[-2:]
+    height, width = x.shape[-2:]
     cos, sin = torch.cos(angle), torch.sin(angle)
     theta = torch.zeros(len(x), 2, 3, dtype=x.dtype, device=x.device)
     theta[:, 0, 0], theta[:, 0, 1] = cos * flip_x, -sin * flip_y * height / width
     theta[:, 1, 0], theta[:, 1, 1] = sin * flip_x * width / height, cos * flip_y
+    return resample(x, theta, outside)
+
+
+def resample(x: Tensor, theta: Tensor, outside: str = "reflection") -> Tensor:
+    """Sample each image ``(n, C, [Z,] H, W)`` under an affine map ``(n, 2, 3)`` of its plane, bilinearly."""
+    planes = x.flatten(1, -3)  # depth, if any, joins the channels: every plane moves alike
     grid = F.affine_grid(theta, list(planes.shape), align_corners=False)
-    return F.grid_sample(planes, grid, mode="bilinear", padding_mode=outside, align_corners=False).view(shape)
+    return F.grid_sample(planes, grid, mode="bilinear", padding_mode=outside, align_corners=False).view(x.shape)
 
 
 def _grid(weight: Tensor) -> Tensor:

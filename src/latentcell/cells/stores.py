@@ -219,7 +219,6 @@ def write_h5ad(cells: AnnData, path: str | Path, *, images: bool = True) -> None
     light = cells if images else _without(cells, _CROPS)
     with replacing(Path(path)) as unfinished:
         light.write_h5ad(unfinished)
-    logger.info("wrote %d cells to %s", cells.n_obs, path)
 
 
 def _without(cells: AnnData, obsm_keys: Sequence[str]) -> AnnData:

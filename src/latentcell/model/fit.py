@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from latentcell.cells.augmentation import noisy, turned, varied
 from latentcell.cells.batches import Batch, Source, in_order, shuffled
-from latentcell.cells.orientation import augment
 from latentcell.errors import InputError
 from latentcell.model import objectives
+from latentcell.model.files import read_tensors
 from latentcell.model.module import VAEModule, importance_nll
 from latentcell.model.objectives import Objective
 from latentcell.model.report import collapse_verdict, latent_report
@@ -64,6 +65,12 @@ class Plan:
     checkpoint: Path | None
     seed: int
 
+    def stored_threads(self) -> int | None:
+        """CPU threads of the fit to be resumed, which must go on with the same to end the same; None for a new fit."""
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return None
+        return int(read_tensors(self.checkpoint)[1]["progress"]["threads"])
+
 
 def make_plan(
     n_train: int,
@@ -104,7 +111,7 @@ def fit_module(
 
     def epoch(rng: np.random.Generator, noise: torch.Generator) -> Iterator[Batch]:
         for batch in shuffled(ready, split.train, size, rng):
-            yield _turned(batch, schema.orientation, noise)
+            yield _augmented(batch, schema.orientation, noise)
 
     data = Data(len(split.train), epoch, lambda: in_order(ready, split.held_out, size))
     cell_names = source.names
@@ -188,16 +195,17 @@ def _digest(names: pd.Index) -> str:
     return hashlib.sha256("\n".join(map(str, names)).encode()).hexdigest()
 
 
-def _turned(batch: Batch, orientation: Orientation, noise: torch.Generator) -> Batch:
+def _augmented(batch: Batch, orientation: Orientation, noise: torch.Generator) -> Batch:
     """Training images after augmentation.
 
     With ``"align"`` the encoder sees the cell at a random angle and with noise, and the decoder is asked for its clean
     canonical orientation, so that the code becomes indifferent to both. The objective stays a lower bound (Im et al.
-    2017, denoising criterion). With ``"augment"`` both see the turned cell.
+    2017, denoising criterion). With ``"augment"`` both see the turned cell. In both the cell is varied a little first.
     """
     if orientation == "as_is":
         return batch
-    x, mask = augment(batch.x, batch.mask, noise)
+    original = varied(batch, noise)
+    seen = turned(original, noise)
     if orientation == "augment":
-        return replace(batch, x=x, mask=mask)
-    return replace(batch, x=x + _INPUT_NOISE * torch.randn(x.shape, generator=noise), target=batch.x)
+        return seen
+    return replace(original, x=noisy(seen.x, _INPUT_NOISE, noise), target=original.x)

@@ -173,8 +173,8 @@ class Bernoulli(Likelihood):
     support = "unit"
 
     def pointwise(self, x: Tensor, params: Tensor, size: Tensor | None) -> Tensor:
-        """Log probability of every value."""
-        return -F.binary_cross_entropy_with_logits(params, x, reduction="none")
+        """Log probability of every value; values that resampling has left between 0 and 1 count as the nearer."""
+        return -F.binary_cross_entropy_with_logits(params, (x > 0.5).to(params), reduction="none")
 
     def mean(self, params: Tensor, size: Tensor | None = None) -> Tensor:
         """Probability of one."""
@@ -236,13 +236,14 @@ class DiscretizedLogistic(Likelihood):
         return _per_channel(self.log_scale, like).clamp(min=-8).exp()
 
     def pointwise(self, x: Tensor, params: Tensor, size: Tensor | None) -> Tensor:
-        """Log probability of the grey level of every value."""
-        scale, width = self._scale(x), _per_channel(self.bin_width, x)
+        """Log probability of the grey level nearest to every value."""
+        scale, width, lowest = self._scale(x), _per_channel(self.bin_width, x), _per_channel(self.low, x)
+        x = lowest + ((x - lowest) / width).round() * width
         upper = (x + width / 2 - params) / scale
         lower = (x - width / 2 - params) / scale
         # sigmoid(u) - sigmoid(l) = (1 - exp(l - u)) sigmoid(u) sigmoid(-l), exact where the difference underflows
         inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-width / scale))
-        at_low = x < _per_channel(self.low, x) + width / 2
+        at_low = x < lowest + width / 2
         at_high = x > _per_channel(self.high, x) - width / 2
         return torch.where(at_low, F.logsigmoid(upper), torch.where(at_high, F.logsigmoid(-lower), inside))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -51,8 +50,9 @@ class Settings:
     clip
         Largest gradient norm of the loss per measured value.
     threads
-        CPU threads; by default as many as the process may use and the machine has free. Sums depend on the number in
-        the last digits: to repeat a fit exactly, give the number in its report.
+        CPU threads; by default as many as the process may use and the machine has free (`free_threads`). Sums depend
+        on the number in the last digits: to repeat on a busy machine what an idle one gave, name the number that the
+        report holds.
     device
         ``"cpu"``, ``"cuda"``, or None for a GPU where there is one.
     """
@@ -215,23 +215,6 @@ def learning_rate(peak: float, share: float, cuts: int = 0) -> float:
     """
     warm = min(1.0, (share + 1e-3) / 0.01)
     return peak * warm * _CUT**cuts * min(1.0, max(0.0, 1 - share) / 0.25)
-
-
-def free_threads() -> int:
-    """CPU threads that this process may use and that the machine has free, at least one and at most 16."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        allowed = min(allowed, max(1, int(int(quota) / int(period))))
-    except (OSError, ValueError):
-        pass  # no container limit
-    try:
-        # threads that wait for a busy core stall all others at every barrier
-        busy = os.getloadavg()[0]
-    except OSError:
-        busy = 0.0
-    cores = os.cpu_count() or allowed
-    return max(1, min(allowed, 16, round(cores - busy) if busy > 0.5 * cores else allowed))
 
 
 def _one_epoch(

@@ -20,7 +20,8 @@ from latentcell.model.module import ImportanceNLL, VAEModule, importance_nll, mo
 from latentcell.model.objectives import Objective
 from latentcell.model.schema import Orientation, Schema, fingerprints
 from latentcell.model.split import split_cells
-from latentcell.model.training import Settings, free_threads
+from latentcell.model.training import Settings
+from latentcell.threads import free_threads
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -176,7 +177,7 @@ class VAE:
         )
         threads = torch.get_num_threads()
         try:
-            torch.set_num_threads(settings.threads or free_threads())
+            torch.set_num_threads(settings.threads or plan.stored_threads() or free_threads())
             progress = fit_module(
                 self._module,
                 source,

@@ -145,20 +145,17 @@ def scale_bar(ax: Axes, tile_width: int, *, gap: int = 0) -> None:
     )
 
 
-def channel_key(ax: Axes, display: Display, channels: Channels, *, below: bool = False) -> None:
-    """Legend of channel colours above the right end of `ax`, or below its middle; none where none is needed."""
+def channel_key(ax: Axes, display: Display, channels: Channels) -> None:
+    """Legend of channel colours above the right end of `ax`; none where channels need none."""
     if channels != "composite" or len(display.names) == 1:
         return
     handles = [Patch(color=display.colors[i], label=display.names[i]) for i in display.in_composite]
     left_out = len(display.names) - len(handles)
     if left_out:
         handles.append(Patch(alpha=0.0, label=f"({left_out} more not shown)"))
-    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.2}
-    if below:
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "borderaxespad": 2.2}
     ax.legend(
         handles=handles, ncols=len(handles), handlelength=1.0, handleheight=1.0, handletextpad=0.4,
-        columnspacing=1.2, borderpad=0.1, **place,
+        columnspacing=1.2, borderpad=0.1, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _SPACES = {"model": "Model space: every population decoded", "data": "Data space: populations as measured"}
 _FIRST, _FLOOR = "prediction", "floor"
-_PER_INCH = 14  # characters of a verdict
+_PER_INCH = 15.5  # characters of a verdict
 
 
 def of_metric(evaluation: pd.DataFrame | None, metric: str) -> pd.DataFrame | None:
@@ -35,10 +35,10 @@ def draw_evaluation(figure: Figure | SubFigure, table: pd.DataFrame, verdicts: d
     metric = table["metric"].iloc[0]
     for ax, space in zip(axes, spaces, strict=True):
         _draw_methods(ax, table[table["space"] == space])
-        verdict = textwrap.fill(verdicts.get(space, ""), int(_PER_INCH * (width / len(spaces) - 1.5)))
+        verdict = textwrap.fill(verdicts.get(space, ""), int(_PER_INCH * (width / len(spaces) - 1.2)))
         ax.set_title(verdict, fontsize=8, color=MUTED)
         ax.annotate(
-            _SPACES.get(space, space), (0.0, 1.0), (0, 14 + 11 * len(verdict.splitlines())), xycoords="axes fraction",
+            _SPACES.get(space, space), (0.0, 1.0), (0, 10 + 9.6 * len(verdict.splitlines())), xycoords="axes fraction",
             textcoords="offset points", fontsize=9.5, annotation_clip=False,
         )  # fmt: skip
         ax.set_xlabel(f"{metric} to the truth (left is better)")

@@ -11,7 +11,7 @@ from latentcell import keys
 from latentcell.errors import InputError
 from latentcell.pl._images import Display, Pixels, channel_key, draw_tiles, projected_blocks, scale_bar
 from latentcell.pl._methods import draw_evaluation, of_metric
-from latentcell.pl._style import new_figure, styled
+from latentcell.pl._style import new_figure, shortened, styled
 from latentcell.pl._variables import (
     change,
     change_bar,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Index = NDArray[np.intp]
 
-_TILE = 0.8  # inches
+_TILE = 0.92  # inches
 _STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _N_VARIABLES = 25
 # pairs or cells behind an average of counts or profiles
@@ -95,9 +95,9 @@ def interpolation(
     width = max(width, 8.0)
     below = 2.0 + 0.24 * table.groupby("space")["method"].nunique().max()
     figure = new_figure(width, height + below)
-    above, evaluation = np.ravel(figure.subfigures(2, 1, height_ratios=[height, below]))
-    draw(above, path, n)
-    draw_evaluation(evaluation, table, dict(result.get("verdict", {})), width)
+    halves = figure.add_gridspec(2, 1, height_ratios=[height, below])
+    draw(figure.add_subfigure(halves[0]), path, n)
+    draw_evaluation(figure.add_subfigure(halves[1]), table, dict(result.get("verdict", {})), width)
     return figure
 
 
@@ -113,8 +113,12 @@ class _Path:
         self.truth = _level_rows(cells, params["key"], params["truth"]) if "truth" in params else np.arange(0)
         at = predicted.obs["at"].unique().astype(float)
         self.steps = np.union1d(_STEPS if len(at) < 3 else _STEPS[:: len(_STEPS) - 1], at)
-        self.titles = [f"source\n{params['source']}", "decoded along the path", f"target\n{params['target']}"]
-        self.titles += [f"truth\n{params['truth']}"] * ("truth" in params)
+        self.titles = [self._title("source"), "decoded along the path\n", self._title("target")]
+        if "truth" in params:
+            self.titles.append(self._title("truth"))
+
+    def _title(self, role: str) -> str:
+        return f"{role}\n{shortened(str(self.params[role]), 16)}"
 
     def pairs(self, n: int) -> tuple[Index, Index]:
         """Rows of `n` random pairs, each source cell once where there are enough."""
@@ -212,21 +216,22 @@ def _draw_groups(
     titles: list[str],
     display: Display,
 ) -> None:
-    widths = [width for _, width in groups]
-    axes = figure.subplots(1, len(groups), gridspec_kw={"width_ratios": widths}, squeeze=False)[0]
     tile_width = columns[0].shape[3]
     gap, start = max(2, tile_width // 24), 0
+    # in pixels, so that tiles come out equally large in every panel
+    widths = [width * (tile_width + gap) - gap for _, width in groups]
+    axes = figure.subplots(1, len(groups), gridspec_kw={"width_ratios": widths}, squeeze=False)[0]
     for ax, (labels, width), title in zip(axes, groups, titles, strict=True):
         rows = np.stack(columns[start : start + width], axis=1).reshape(-1, *columns[0].shape[1:])
         ((_, tiles),) = display.panels(rows, "composite")
         draw_tiles(ax, tiles, width, gap=gap)
         ax.set_xticks(range(width), labels)
-        ax.set_title(title, loc="center", fontsize=9)
+        ax.set_title(title, loc="center", fontsize=8.5)
         start += width
     axes[0].set_ylabel("matched pairs")
     axes[1].set_xlabel("position on the path")
     scale_bar(axes[1], tile_width, gap=gap)
-    channel_key(axes[1], display, "composite", below=True)
+    channel_key(axes[1], display, "composite")
 
 
 def _draw_changes(figure: Figure | SubFigure, path: _Path, n: int) -> None:
@@ -253,6 +258,7 @@ def _draw_changes(figure: Figure | SubFigure, path: _Path, n: int) -> None:
         image = heat_map(ax, one, [model.names_[j] for j in kept], limit)
         ticks = [0, len(steps) // 2, len(steps) - 1] if len(one) > 1 else []
         ax.set_xticks(ticks, [f"{steps[i]:g}" for i in ticks])
-        ax.set_title(title, loc="center", fontsize=9)
+        ax.set_title(title, loc="center", fontsize=8.5)
         ax.tick_params(axis="y", labelleft=ax is axes[0])
+    axes[1].set_xlabel("position on the path")
     change_bar(figure, image, axes, change_label(model, str(path.params["source"])))
