@@ -182,7 +182,8 @@ def interpolate(
             evaluation = out / "evaluation.csv"
             result["evaluation"].to_csv(evaluation, index=False)
             _console.print(f"wrote {evaluation}")
-            _console.print(result["verdict"])
+            for sentence in result["verdict"].values():
+                _console.print(sentence, markup=False)
         _draw(out / "figures", interpolation=lc.pl.interpolation(predicted, cells, model))
 
 

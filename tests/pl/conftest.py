@@ -39,7 +39,7 @@ class LinearModel:
         if modality == "counts":
             flat = np.log((flat + 0.5) / (flat + 0.5).sum(1, keepdims=True))
         offset = flat.mean(0)
-        u, s, vt = np.linalg.svd(flat - offset, full_matrices=False)
+        _, s, vt = np.linalg.svd(flat - offset, full_matrices=False)
         loadings = vt[:n_latent] * s[:n_latent, None] / np.sqrt(len(x))
         names = channel_names(cells) if modality == "images" else list(cells.var_names)
         return cls(modality, names, x.shape[1:], loadings, offset, **options)
@@ -51,7 +51,9 @@ class LinearModel:
     @property
     def schema_(self) -> Any:
         n = self.shape[0]
-        return SimpleNamespace(shape=self.shape, scale=[2.0] * n, library_size=500.0, modality=self.modality_)
+        return SimpleNamespace(
+            shape=self.shape, location=[1.0] * n, scale=[2.0] * n, library_size=500.0, modality=self.modality_
+        )
 
     @property
     def latent_(self) -> pd.DataFrame:

@@ -56,8 +56,18 @@ def test_latent_colours_levels_in_their_order_and_lists_them_beside(embedded):
 
 def test_latent_colours_the_commonest_of_many_levels_and_counts_the_rest(embedded):
     embedded.obs["well"] = [f"w{i % 30:02d}" for i in range(60)]
-    assert legend(pl.latent(embedded, color="well"))[-1] == "10 rarer levels"
-    assert len(legend(pl.latent(embedded, color="well"))) == 21
+    assert legend(pl.latent(embedded, color="well"))[-1] == "12 rarer levels"
+    assert len(legend(pl.latent(embedded, color="well"))) == 19
+
+
+def test_latent_leaves_the_cells_their_space_however_long_the_legend(embedded):
+    embedded.obs["compound"] = [f"a compound with a long name {i}" for i in range(60)]
+    widths = []
+    for color in ("stage", "compound"):
+        figure = pl.latent(embedded, color=color)
+        figure.canvas.draw()
+        widths.append(figure.axes[0].get_window_extent().width / figure.dpi)
+    assert abs(widths[0] - widths[1]) < 0.3
 
 
 def test_latent_shows_missing_values_in_grey(embedded):

@@ -35,7 +35,7 @@ def test_grid_decodes_prior_quantiles_rightwards_and_upwards_with_the_rest_at_ze
     np.testing.assert_allclose(z[..., 2], np.tile(quantiles, (5, 1)))
     np.testing.assert_allclose(z[..., 0], np.tile(quantiles[::-1, None], (1, 5)))
     assert not z[..., [1, 3]].any()
-    assert labels(figure, "x") == ["−2.1", "−0.7", "0.0", "0.7", "2.1"]
+    assert labels(figure, "x") == ["−2.1", "−0.6", "0.0", "0.6", "2.1"]
 
 
 def test_grid_tiles_abut_and_lie_where_their_ticks_are(linear, make_cells):

@@ -19,6 +19,7 @@ _PER_INCH = 15.5  # characters of a verdict
 
 
 def of_metric(evaluation: pd.DataFrame | None, metric: str) -> pd.DataFrame | None:
+    """Rows of one metric; None where nothing was evaluated."""
     if evaluation is None:
         return None
     table = evaluation[evaluation["metric"] == metric]

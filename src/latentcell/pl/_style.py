@@ -22,7 +22,7 @@ ACCENT, SECOND = "#0072b2", "#d55e00"
 LEVELS = (
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#332288", "#999933",
     "#882255", "#44aa99", "#ddcc77", "#aa4499", "#117733", "#cc6677", "#6699cc", "#661100",
-    "#b2b2b2", "#4d4d4d", "#a6d854", "#b15928",
+    "#a6d854", "#b15928",
 )  # fmt: skip
 
 styled = mpl.rc_context(
@@ -76,7 +76,7 @@ def root_figure(ax: Axes) -> Figure:
     return figure
 
 
-def shortened(name: str, length: int = 30) -> str:
+def shortened(name: str, length: int = 44) -> str:
     """`name` with its middle left out if it is longer than `length`: both ends tell features apart."""
     if len(name) <= length:
         return name

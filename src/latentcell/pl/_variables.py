@@ -62,10 +62,15 @@ def color_limit(changes: Sequence[Table]) -> float:
     return max(float(np.percentile(np.abs(np.concatenate([one.ravel() for one in changes])), 99)), 1e-6)
 
 
+def label_width(names: Sequence[str]) -> float:
+    """Inches that the names of variables take beside a heat map."""
+    return 0.1 + 0.065 * max(len(shortened(name)) for name in names)
+
+
 def heat_map(ax: Axes, changes: Table, names: Sequence[str], limit: float) -> AxesImage:
     """Variables as rows, steps as columns; blue falls, red rises."""
     image = ax.imshow(changes.T, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
-    ax.set_yticks(range(len(names)), [shortened(str(name)) for name in names])
+    ax.set_yticks(range(len(names)), [shortened(name) for name in names])
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
     return image

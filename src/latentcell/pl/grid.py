@@ -24,6 +24,7 @@ from latentcell.pl._variables import (
     color_limit,
     decoded_variables,
     heat_map,
+    label_width,
     most_changed,
 )
 from latentcell.pl._walk import QUANTILES, Walk, dimension_label, position_labels
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from latentcell.model.vae import VAE
 
 _SIDE, _WIDEST = 7.0, 15.0  # inches of one grid, and of several side by side
+_MAP = 4.2  # inches of a heat map
 _N_VARIABLES = 25
 
 
@@ -119,14 +121,15 @@ def _variable_grid(model: VAE, walk: Walk, batch: Any) -> Figure:
     changes = change(model, decoded_variables(model, walk.along_each(), batch), centre)
     n = walk.values.shape[1]
     n_variables = min(_N_VARIABLES, changes.shape[1])
-    figure = new_figure(10.0, 1.6 + 0.2 * n_variables)
-    axes = figure.subplots(1, 2)
     shown = []
     for i in range(2):
         one = changes[i * n : (i + 1) * n]
         kept = most_changed(one, n_variables)
         shown.append((one[:, kept], [model.names_[j] for j in kept]))
     limit = color_limit([one for one, _ in shown])
+    width = 2 * _MAP + sum(label_width(names) for _, names in shown)
+    figure = new_figure(width, 1.6 + 0.2 * n_variables)
+    axes = figure.subplots(1, 2)
     for ax, dim, values, (one, names) in zip(axes, walk.dims, walk.values, shown, strict=True):
         image = heat_map(ax, one, names, limit)
         ax.set_xticks(range(n), position_labels(values))

@@ -19,6 +19,7 @@ from latentcell.pl._variables import (
     color_limit,
     decoded_variables,
     heat_map,
+    label_width,
     most_changed,
     normalised,
 )
@@ -86,7 +87,8 @@ def interpolation(
     if model.modality_ == "images":
         width, height, draw = _strip_size(path, n)
     else:
-        width, height, draw = 8.5, 1.8 + 0.2 * min(_N_VARIABLES, len(model.names_)), _draw_changes
+        width = 7.8 + label_width(model.names_)
+        height, draw = 1.8 + 0.2 * min(_N_VARIABLES, len(model.names_)), _draw_changes
     table = of_metric(result.get("evaluation"), metric)
     if table is None:
         figure = new_figure(width, height)

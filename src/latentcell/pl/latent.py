@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+_SIDE = 4.8  # inches of the map
+
 Map = Literal["pca", "umap"] | tuple[int, int]
 
 
@@ -38,7 +40,7 @@ def latent(
     cells
         Embedded cells (`latentcell.tl.embed`).
     color
-        Column of ``obs``: text, categories and booleans with one colour per level (the 20 most frequent; the rest in
+        Column of ``obs``: text, categories and booleans with one colour per level (the 18 most frequent; the rest in
         grey), numbers with a colour bar. Missing values are grey.
     key
         Embedding in ``obsm``, ``(n, d)``.
@@ -63,7 +65,8 @@ def latent(
         present = ", ".join(map(repr, cells.obs.columns)) or "none"
         raise InputError(f"The cells have no column {color!r} to colour by; columns of obs: {present}.")
     points, labels = _mapped(np.asarray(cells.obsm[key], dtype=np.float64), method)
-    figure = new_figure(6.2 if color else 4.8, 4.6) if ax is None else root_figure(ax)
+    own = ax is None
+    figure = new_figure(_SIDE, 4.6) if ax is None else root_figure(ax)
     ax = figure.subplots() if ax is None else ax
     if color is None:
         _scatter(ax, points, len(points), color=ACCENT)
@@ -77,7 +80,16 @@ def latent(
         else:
             _levels(ax, points, column, len(points))
     ax.set(xlabel=labels[0], ylabel=labels[1], xticks=[], yticks=[])
+    if own and color is not None:
+        _widen(figure, ax)
     return figure
+
+
+def _widen(figure: Figure, ax: Axes) -> None:
+    """Add to the width of the figure what legend or colour bar take, so that the cells keep their space."""
+    legend = ax.get_legend()
+    extra = 1.0 if legend is None else legend.get_window_extent().width / figure.dpi + 0.1
+    figure.set_size_inches(_SIDE + extra, figure.get_figheight())
 
 
 def _mapped(mu: NDArray[np.float64], method: Map) -> tuple[NDArray[np.float64], tuple[str, str]]:

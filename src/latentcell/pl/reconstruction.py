@@ -48,9 +48,9 @@ def reconstruction(
     """Draw measured cells and what the model makes of them.
 
     Images: `n` random cells as the model sees them (turned, if it aligns) above their reconstructions, with the same
-    intensity range. Counts and profiles: observed against expected values (at each cell's own library size), as means
-    per variable and value by value, and the correlation within each cell, for at most 1,000 random cells; counts as
-    log1p.
+    intensity range. Counts and profiles, for at most 1,000 random cells: observed against expected values, counts as
+    log1p at each cell's own library size, profiles in SD of the training cells; on the left the means per variable
+    (counts) or the correlation within each variable (profiles), on the right the correlation within each cell.
 
     Parameters
     ----------
@@ -103,31 +103,32 @@ def _images(model: VAE, cells: AnnData, rows: NDArray[np.intp], channels: Channe
 def _values(model: VAE, cells: AnnData) -> Figure:
     measured = np.asarray(model.measurements(cells), dtype=np.float64)
     decoded = np.asarray(model.reconstruct(cells), dtype=np.float64)
-    counts = model.modality_ == "counts"
-    unit = "log1p counts" if counts else "stored units"
-    observed, expected = (np.log1p(measured), np.log1p(decoded)) if counts else (measured, decoded)
     figure = new_figure(10.5, 3.5)
     by_variable, by_value, by_cell = figure.subplots(1, 3)
-    means = [np.log1p(one.mean(axis=0)) if counts else one.mean(axis=0) for one in (measured, decoded)]
-    by_variable.plot(*means, ".", color=ACCENT, alpha=0.4, markersize=4, markeredgewidth=0, rasterized=True)
-    _identity(by_variable, *means)
-    by_variable.set(xlabel=f"observed mean ({'log1p' if counts else unit})", ylabel="expected mean")
-    by_variable.set_title(f"{measured.shape[1]:,} variables, r = {_correlation(*means):.3f}")
+    if model.modality_ == "counts":
+        unit, observed, expected = "log1p counts", np.log1p(measured), np.log1p(decoded)
+        _means(by_variable, np.log1p(measured.mean(axis=0)), np.log1p(decoded.mean(axis=0)))
+    else:
+        # units differ between features: without scaling, the largest would make every correlation look perfect
+        location, scale = np.asarray(model.schema_.location), np.asarray(model.schema_.scale)
+        unit, observed, expected = "SD", (measured - location) / scale, (decoded - location) / scale
+        _correlations(by_variable, observed.T, expected.T, "variables")
     by_value.hexbin(
-        observed.ravel(),
-        expected.ravel(),
-        gridsize=50,
-        bins="log",
-        cmap=_DENSITY,
-        mincnt=1,
-        linewidths=0,
+        observed.ravel(), expected.ravel(), gridsize=50, bins="log", cmap=_DENSITY, mincnt=1, linewidths=0,
         rasterized=True,
-    )
+    )  # fmt: skip
     _identity(by_value, observed, expected)
-    by_value.set(xlabel=f"observed ({unit})", ylabel="expected")
+    by_value.set(xlabel=f"observed ({unit})", ylabel=f"expected ({unit})")
     by_value.set_title(f"every value of {cells.n_obs:,} cells")
-    _per_cell(by_cell, observed, expected)
+    _correlations(by_cell, observed, expected, "cells")
     return figure
+
+
+def _means(ax: Axes, observed: Table, expected: Table) -> None:
+    ax.plot(observed, expected, ".", color=ACCENT, alpha=0.4, markersize=4, markeredgewidth=0, rasterized=True)
+    _identity(ax, observed, expected)
+    ax.set(xlabel="observed mean (log1p)", ylabel="expected mean (log1p)")
+    ax.set_title(f"{len(observed):,} variables, r = {_correlation(observed, expected):.3f}")
 
 
 def _identity(ax: Axes, observed: Table, expected: Table) -> None:
@@ -136,16 +137,17 @@ def _identity(ax: Axes, observed: Table, expected: Table) -> None:
     ax.plot(ends, ends, color=MUTED, linewidth=0.8, zorder=3)
 
 
-def _per_cell(ax: Axes, observed: Table, expected: Table) -> None:
+def _correlations(ax: Axes, observed: Table, expected: Table, of: str) -> None:
+    """Histogram of the correlation within each row: over the variables of a cell, or the cells of a variable."""
     r = np.array([_correlation(x, y) for x, y in zip(observed, expected, strict=True)])
     r = r[np.isfinite(r)]
-    ax.set(xlabel="correlation of observed and expected", ylabel="cells")
+    ax.set(xlabel="correlation of observed and expected", ylabel=of)
     if not r.size:
-        ax.set_title("no cell varies across variables")
+        ax.set_title(f"{of} do not vary")
         return
     ax.hist(r, bins=min(30, max(5, len(r) // 10)), color=ACCENT, alpha=0.75)
     ax.axvline(float(np.median(r)), color=SECOND)
-    ax.set_title(f"within cells, median r = {np.median(r):.3f}", color=INK)
+    ax.set_title(f"within {of}, median r = {np.median(r):.3f}", color=INK)
 
 
 def _correlation(x: Table, y: Table) -> float:

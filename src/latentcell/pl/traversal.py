@@ -26,6 +26,7 @@ from latentcell.pl._variables import (
     color_limit,
     decoded_variables,
     heat_map,
+    label_width,
     most_changed,
 )
 from latentcell.pl._walk import QUANTILES, Walk, dimension_label, position_labels
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 _TILE = 0.72  # inches
 _N_VARIABLES = 10
-_COLUMNS = 4  # heat maps in a row
+_COLUMNS, _MAP, _WIDEST = 4, 2.2, 14.0  # heat maps in a row; inches of one, and of all with their names
 
 
 @styled
@@ -120,12 +121,14 @@ def _heat_maps(model: VAE, walk: Walk, batch: Any) -> Figure:
     per_dim = [changes[i * n : (i + 1) * n] for i in range(n_dims)]
     kept = [most_changed(one, n_variables) for one in per_dim]
     limit = color_limit([one[:, few] for one, few in zip(per_dim, kept, strict=True)])
-    n_columns = min(_COLUMNS, n_dims)
+    names = [[model.names_[j] for j in few] for few in kept]
+    width = _MAP + max(label_width(few) for few in names)
+    n_columns = max(1, min(_COLUMNS, n_dims, int(_WIDEST / width)))
     n_rows = -(-n_dims // n_columns)
-    figure = new_figure(2.9 * n_columns + 0.4, n_rows * (0.7 + 0.19 * n_variables) + 0.9)
+    figure = new_figure(width * n_columns + 0.2, n_rows * (0.7 + 0.19 * n_variables) + 0.9)
     axes = panel_axes(figure, n_dims, n_columns)
     for i, ax in enumerate(axes):
-        image = heat_map(ax, per_dim[i][:, kept[i]], [model.names_[j] for j in kept[i]], limit)
+        image = heat_map(ax, per_dim[i][:, kept[i]], names[i], limit)
         few = sorted({0, n // 2, n - 1})
         ax.set_xticks(few, position_labels(walk.values[i][few]))
         ax.set_title(dimension_label(model, walk.dims[i]))
