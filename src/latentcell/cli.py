@@ -109,7 +109,7 @@ def fit(
         _write_report(model, out / "report.json", data)
         _draw(
             out / "figures",
-            latent_grid=lc.pl.latent_grid(model),
+            **({"latent_grid": lc.pl.latent_grid(model)} if latent > 1 else {}),
             traversal=lc.pl.traversal(model),
             reconstruction=lc.pl.reconstruction(model, cells, rng=seed),
             latent=lc.pl.latent(cells, color=_first_label(cells)),

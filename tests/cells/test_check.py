@@ -68,10 +68,11 @@ def test_log_normalised_values_given_as_counts_say_so_and_ask_for_the_raw_layer(
 
 
 @FORMS
-def test_constant_variables_are_a_warning(form):
+def test_constant_features_are_a_warning_but_genes_seen_in_no_cell_are_common(form):
     matrix = counts()
     matrix[:, 1], matrix[:, 4] = 2, 0
-    (problem,) = found(form(matrix))
+    assert found(form(matrix)) == []
+    (problem,) = found(form(matrix + 0.5 * (matrix > 2)), kind="profiles")
     assert (problem.severity, problem.where) == ("warning", ("g1", "g4"))
 
 

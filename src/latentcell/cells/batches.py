@@ -35,7 +35,8 @@ class Batch:
     covariates
         One-hot batch membership, ``(n, k)``, or None.
     mask
-        1 where the likelihood counts, ``(n, 1, ...)``, or None.
+        1 in the cell's mask and a margin, where the likelihood counts; 0 outside, where `x` is 0; ``(n, 1, ...)`` or
+        None.
     index
         Row number of each cell in its source, ``(n,)``.
     target
@@ -165,6 +166,12 @@ class Source:
         """
         values, masks = self.raw(rows)
         values = (values - self.location) / self.scale
+        if self.clip:
+            values = values.clip(0, 1)
+        region = None if masks is None else _with_margin(masks)
+        if region is not None:
+            # what lies outside, such as neighbours, is not this cell's measurement
+            values = values * region.numpy()
         broken = ~np.isfinite(values).reshape(len(values), -1).all(1)
         if broken.any():
             named = ", ".join(str(self.names[row]) for row in rows[broken][:5])
@@ -172,13 +179,11 @@ class Source:
                 f"{int(broken.sum())} cells hold missing or infinite values ({named}): they have no place in a latent "
                 "space. Leave them out, or leave out the variables that are missing."
             )
-        if self.clip:
-            values = values.clip(0, 1)
         return Batch(
             x=torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)),
             size=None if self.size is None else torch.from_numpy(self.size[rows]),
             covariates=None if self.covariates is None else torch.from_numpy(self.covariates[rows]),
-            mask=None if masks is None else _with_margin(masks),
+            mask=region,
             index=rows,
         )
 

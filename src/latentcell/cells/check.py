@@ -195,7 +195,8 @@ def _matrix_problems(scan: MatrixScan, kind: Modality, cells: np.ndarray, variab
     if kind == "counts":
         problems += _count_problems(scan, cells, variables)
     constant = np.flatnonzero(scan.low >= scan.high) if len(scan.rows) > 1 else np.empty(0, int)
-    if constant.size:
+    # a gene that was seen in no cell is common and harmless in counts
+    if constant.size and (kind == "profiles" or constant.size == len(variables)):
         problems.append(
             Problem(
                 "error" if constant.size == len(variables) else "warning",

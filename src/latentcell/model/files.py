@@ -92,6 +92,15 @@ def read_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, config
 
 
+def tensors_sha256(tensors: dict[str, Tensor]) -> str:
+    """Hex digest of named tensors, whatever their order."""
+    digest = hashlib.sha256()
+    for name, values in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(values.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file."""
     with Path(path).open("rb") as stream:

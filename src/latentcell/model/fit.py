@@ -29,7 +29,7 @@ from latentcell.model.training import Data, Hooks, NonFiniteLossError, Progress,
 from latentcell.progress import fit_progress
 
 # optimiser steps that a fit of default length takes at most, and the fewest and most epochs
-_STEPS = 4000
+_STEPS = 3000
 _EPOCHS = (20, 400)
 # held-out cells and posterior draws behind the report
 _REPORT_CELLS = 512
@@ -81,7 +81,7 @@ def make_plan(
     checkpoint: str | Path | None,
     seed: int,
 ) -> Plan:
-    """Fill in what was left open: batches of about a tenth of the cells, 32 to 128, and about 4,000 steps."""
+    """Fill in what was left open: batches of about a tenth of the cells, 32 to 128, and about 3,000 steps."""
     if epochs is not None and epochs < 1:
         raise InputError(f"epochs is {epochs}; training takes at least one pass over the cells.")
     batch_size = settings.batch_size or int(2 ** np.clip(round(math.log2(max(n_train, 1) / 10)), 5, 7))
@@ -113,6 +113,7 @@ def fit_module(
         for batch in shuffled(ready, split.train, size, rng):
             yield _augmented(batch, schema.orientation, noise)
 
+    objective = objective.within(plan.epochs * math.ceil(len(split.train) / size))
     data = Data(len(split.train), epoch, lambda: in_order(ready, split.held_out, size))
     cell_names = source.names
     identity = {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latentcell.cells.batches import Batch
@@ -97,6 +98,9 @@ def _positive(name: str, number: str) -> float:
 class VAEModule(nn.Module):
     """Encoder, decoder and likelihood.
 
+    With masks, a cell's measurement is its region m and the values in it: p(x, m | z) = p(m | z) p(x in m | z), with m
+    a Bernoulli per pixel from one more output of the decoder.
+
     Parameters
     ----------
     schema
@@ -113,7 +117,8 @@ class VAEModule(nn.Module):
         super().__init__()
         self.n_latent = n_latent
         self.likelihood = _LIKELIHOODS[likelihood][2](schema, number)
-        n_outputs = self.likelihood.n_outputs(schema.shape[0])
+        self.masked = schema.masked
+        n_outputs = self.likelihood.n_outputs(schema.shape[0]) + self.masked
         self.network: MLP | ConvNet
         if schema.modality == "images":
             self.network = ConvNet(schema.shape, n_outputs, n_latent, width=width, n_covariates=schema.n_covariates)
@@ -137,7 +142,19 @@ class VAEModule(nn.Module):
         """Log p(x | z) of each cell in nats, ``(n,)``."""
         params = self.network.decode(z, batch.covariates)
         target = batch.x if batch.target is None else batch.target
-        return self.likelihood.log_prob(target, params, batch.size, batch.mask)
+        if not self.masked or batch.mask is None:
+            return self.likelihood.log_prob(target, params, batch.size)
+        log_region = -F.binary_cross_entropy_with_logits(params[:, -1:], batch.mask, reduction="none")
+        return self.likelihood.log_prob(target, params[:, :-1], mask=batch.mask) + log_region.flatten(1).sum(1)
+
+    def measurements(
+        self, z: Tensor, covariates: Tensor | None, size: Tensor | None, noise: np.random.Generator | None
+    ) -> Tensor:
+        """Mean of the measurements at `z`, or a draw when given a generator; scaled, 0 outside the cell's region."""
+        params = self.network.decode(z, covariates)
+        values = params[:, :-1] if self.masked else params
+        x = self.likelihood.mean(values, size) if noise is None else self.likelihood.sample(values, size, noise)
+        return x * torch.sigmoid(params[:, -1:]) if self.masked else x
 
 
 class ImportanceNLL(NamedTuple):

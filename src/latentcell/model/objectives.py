@@ -8,8 +8,8 @@ bits), on which early stopping and every comparison between models rest.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -63,6 +63,10 @@ class Objective(Protocol):
         """Optimiser steps after which the objective no longer changes."""
         ...
 
+    def within(self, n_steps: int) -> Objective:
+        """Return the same objective with a schedule that leaves most of `n_steps` to the final objective."""
+        ...
+
     def __call__(self, log_px: Tensor, posterior: Posterior, z: Tensor, n_train: int, step: int) -> Terms:
         """Terms of one batch; `log_px` is ``(n,)`` in nats, `z` ``(n, d)``, `step` counts optimiser steps."""
         ...
@@ -77,13 +81,14 @@ class Beta:
     beta
         Weight of the KL. The same as dividing the likelihood's log density by beta.
     warmup
-        Optimiser steps over which the weight rises linearly from 0 to beta.
+        Optimiser steps over which the weight rises linearly from 0 to beta; at most a third of a fit. With too short
+        a warm-up weak factors are given up before they are found.
     free_bits
         Nats per latent dimension that cost nothing: sum_j max(free_bits, batch-mean KL_j) (Kingma et al. 2016).
     """
 
     beta: float = 4.0
-    warmup: int = 200
+    warmup: int = 1000
     free_bits: float = 0.0
 
     def __post_init__(self) -> None:
@@ -94,6 +99,10 @@ class Beta:
     def schedule_steps(self) -> int:
         """Optimiser steps of the warm-up."""
         return self.warmup
+
+    def within(self, n_steps: int) -> Self:
+        """Return the same objective, warmed up within the first third of `n_steps`."""
+        return replace(self, warmup=min(self.warmup, n_steps // 3))
 
     def __call__(self, log_px: Tensor, posterior: Posterior, z: Tensor, n_train: int, step: int) -> Terms:
         """Terms of one batch."""
@@ -137,6 +146,10 @@ class Capacity:
     def schedule_steps(self) -> int:
         """Optimiser steps over which the capacity grows."""
         return self.steps
+
+    def within(self, n_steps: int) -> Self:
+        """Return the same objective, grown to its capacity within the first two thirds of `n_steps`."""
+        return replace(self, steps=max(1, min(self.steps, 2 * n_steps // 3)))
 
     def __call__(self, log_px: Tensor, posterior: Posterior, z: Tensor, n_train: int, step: int) -> Terms:
         """Terms of one batch."""

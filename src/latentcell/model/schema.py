@@ -214,6 +214,16 @@ class Schema:
         onehot[codes < 0] = self.batch_shares
         return onehot
 
+    def decoder_covariates(self, batch: Any, n: int) -> np.ndarray | None:
+        """Covariates of `n` cells to decode: in one level, in one level each, or in the average of the levels."""
+        if self.batch_key is None:
+            if batch is not None:
+                raise InputError(f"batch={batch!r} was given, but the model has no batch_key.")
+            return None
+        if batch is None:
+            return np.tile(np.asarray(self.batch_shares, dtype=np.float32), (n, 1))
+        return self.covariates(np.broadcast_to(np.asarray(batch, dtype=object), n))
+
     def unscaled(self, values: np.ndarray) -> np.ndarray:
         """Scaled measurements ``(n, ...)`` back in stored units."""
         per_cell = (1, -1, *[1] * (values.ndim - 2))

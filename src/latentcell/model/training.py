@@ -59,7 +59,7 @@ class Settings:
 
     batch_size: int | None = None
     learning_rate: float = 2e-3
-    patience: int = 20
+    patience: int = 30
     validation: float = 0.1
     clip: float = 1.0
     threads: int | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -56,6 +55,8 @@ class VAE:
     orientation
         For images: ``"align"`` shows the encoder cells at any angle and asks the decoder for the cell turned to its
         principal axis, ``"augment"`` trains on random turns and mirrors, ``"as_is"`` takes crops as they are.
+        Cell masks in ``obsm["masks"]`` are part of the measurement: values outside them (and a margin of 3 pixels) do
+        not count, and the decoder draws the cell's region too.
     width
         Channels of the first convolution (16: 16-32-64-128 for 64 x 64 crops), or width of the two hidden layers of
         counts and profiles (128).
@@ -136,7 +137,7 @@ class VAE:
         split_key
             Column of ``obs`` whose groups (track, donor, field) never stand on both sides of the validation split.
         epochs
-            Passes over the cells at most; by default enough for about 4,000 optimiser steps.
+            Passes over the cells at most; by default enough for about 3,000 optimiser steps.
         max_minutes
             Stop after this much training, with the learning rate annealed in time. The result then depends on the
             machine's speed.
@@ -241,20 +242,20 @@ class VAE:
         if z.shape[1] != self.n_latent:
             raise InputError(f"z has {z.shape[1]} columns, but the model has {self.n_latent} latent dimensions.")
         generator = np.random.default_rng(rng)
-        covariates = self._covariates(batch, len(z))
+        covariates = self.schema_.decoder_covariates(batch, len(z))
         size = None
         if self.schema_.library_size is not None:
             given = self.schema_.library_size if library_size is None else library_size
             size = np.broadcast_to(np.asarray(given, dtype=np.float32), len(z)).copy()
-        likelihood, blocks = self._module.likelihood, []
-        device = self._device
+        blocks, device = [], self._device
         with torch.inference_mode():
             for start in range(0, len(z), _BLOCK):
                 rows = slice(start, start + _BLOCK)
                 given_batch = None if covariates is None else torch.from_numpy(covariates[rows]).to(device)
                 total = None if size is None else torch.from_numpy(size[rows]).to(device)
-                params = self._module.network.decode(torch.from_numpy(z[rows]).to(device), given_batch)
-                x = likelihood.sample(params, total, generator) if noise else likelihood.mean(params, total)
+                x = self._module.measurements(
+                    torch.from_numpy(z[rows]).to(device), given_batch, total, generator if noise else None
+                )
                 blocks.append(self.schema_.unscaled(x.cpu().numpy()))
         return np.concatenate(blocks) if blocks else np.empty((0, *self.schema_.shape), dtype=np.float32)
 
@@ -281,10 +282,12 @@ class VAE:
         return self.decode(self.encode(cells).mu, batch=batch, library_size=library_size)
 
     def measurements(self, cells: AnnData) -> np.ndarray:
-        """Measurements as the model sees them but in stored units: dense, in its order, turned if it aligns."""
-        source = self.schema_.source(cells)
-        rows = np.arange(len(source))
-        return np.concatenate([source.raw(rows[start : start + _BLOCK])[0] for start in rows[::_BLOCK]])
+        """Measurements as the model sees them but in stored units, ``(n, ...)`` float32.
+
+        Dense, in the model's order, turned if it aligns, and at the background level outside the masks if it has any.
+        """
+        blocks = [self.schema_.unscaled(batch.x.cpu().numpy()) for batch in self._batches(cells)]
+        return np.concatenate([np.empty((0, *self.schema_.shape), dtype=np.float32), *blocks])
 
     def elbo(self, cells: AnnData, *, rng: int | np.random.Generator | None = 0) -> pd.DataFrame:
         """Evidence lower bound of each cell in nats, by one posterior draw: columns ``elbo``, ``log_px``, ``kl``.
@@ -317,11 +320,7 @@ class VAE:
 
     def sha256(self) -> str:
         """Hex digest of the weights: the same for the same model, saved or not."""
-        digest = hashlib.sha256()
-        for name, values in sorted(self._module.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(values.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return files.tensors_sha256(self._module.state_dict())
 
     def save(self, folder: str | Path) -> str:
         """Write the model to a folder (safetensors and JSON, atomically); returns the weights' sha256."""
@@ -413,13 +412,3 @@ class VAE:
         source = self.schema_.source(cells)
         for batch in in_order(source, np.arange(len(source)), _BLOCK):
             yield batch.to(self._device)
-
-    def _covariates(self, batch: Any, n: int) -> np.ndarray | None:
-        if self.batch_key is None:
-            if batch is not None:
-                raise InputError(f"batch={batch!r} was given, but the model has no batch_key.")
-            return None
-        if batch is None:
-            return np.tile(np.asarray(self.schema_.batch_shares, dtype=np.float32), (n, 1))
-        levels = np.broadcast_to(np.asarray(batch, dtype=object), n)
-        return self.schema_.covariates(levels)

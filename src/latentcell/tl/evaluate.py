@@ -202,7 +202,7 @@ def verdict(energy: Mapping[str, Array], *, space: str, ends: tuple[str, str]) -
 
 def _shown(draws: Array) -> str:
     value, low, high = percentile_interval(draws)
-    return f"{value:.3g} ({low:.3g} to {high:.3g})"
+    return f"{value:.2g} ({low:.2g} to {high:.2g})"
 
 
 def mixture(n_source: int, n_target: int, t: float, *, rng: np.random.Generator) -> Index:
