@@ -196,7 +196,12 @@ def demo(
     with _told():
         from latentcell.demo import run
 
-        typer.echo(run(out, rng=seed))
+        checks = run(out, rng=seed)
+        for check in checks:
+            typer.echo(str(check))
+        _console.print(f"wrote figures, models and tables below {out}; start with {out}/images/latent_grid.png")
+        if not all(check.passed for check in checks):
+            raise typer.Exit(1)
 
 
 @contextmanager

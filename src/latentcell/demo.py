@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +14,38 @@ import pandas as pd
 if TYPE_CHECKING:
     from anndata import AnnData
 
-# share of a factor's variance that the latent position must explain in new cells
-_RECOVERED = 0.5
-_FACTORS = ("size", "texture", "intensity")
-_PROGRAMMES = ("programme_1", "programme_2", "programme_3")
+logger = logging.getLogger(__name__)
+
+# share of a factor's variance that the latent position of new cells must explain, or must not where it is a nuisance
+_RECOVERED, _REMOVED = 0.5, 0.1
+_FACTORS = ("size", "intensity", "elongation", "nucleus_ratio")
+_PROGRAMMES = ("programme_1", "programme_2", "programme_3", "programme_4")
+_BASELINES = ("source", "target", "mixture")
 
 
 @dataclass(frozen=True)
 class Check:
-    """One answer held against the simulated truth."""
+    """One answer held against the simulated truth.
+
+    Attributes
+    ----------
+    question
+        What was asked and in which unit.
+    value
+        What the fit answered.
+    limit
+        What the value is compared with.
+    passed
+        Whether it lies on the right side.
+    """
 
     question: str
     value: float
     limit: float
     passed: bool
+
+    def __str__(self) -> str:
+        return f"{'passed' if self.passed else 'FAILED'}  {self.question}: {self.value:.2f} (limit {self.limit:.2f})"
 
 
 def run(out: str | Path, *, rng: int = 0) -> list[Check]:
@@ -65,7 +84,8 @@ def _images(out: Path, rng: int) -> list[Check]:
     import latentcell as lc
     from latentcell.cells.stores import write_h5ad
 
-    cells = lc.cells.simulate.time_course(400, size=48, rng=rng)
+    logger.info("simulating 900 cells of a time course; its middle stage is hidden from the fit")
+    cells = lc.cells.simulate.time_course(300, size=40, rng=rng)
     model = lc.VAE(n_latent=8).fit(cells, exclude={"stage": ["middle"]}, epochs=120, rng=rng)
     model.save(out / "images" / "model")
     lc.tl.embed(cells, model)
@@ -82,16 +102,18 @@ def _images(out: Path, rng: int) -> list[Check]:
         "interpolate/interpolation": lc.pl.interpolation(predicted, cells, model),
     }.items():
         lc.pl.save(figure, out / name)
-    fresh = lc.cells.simulate.time_course(200, size=48, rng=rng + 1)
-    return [_nearer_than_baselines(evaluation), *_recovered(fresh, model.encode(fresh).mu, _FACTORS)]
+    fresh = lc.cells.simulate.time_course(200, size=40, rng=rng + 1)
+    codes = model.encode(fresh).mu
+    return [_nearer_than_baselines(evaluation), *_recovered(fresh, codes, _FACTORS), _removed(fresh, codes)]
 
 
 def _counts(out: Path, rng: int) -> list[Check]:
     import latentcell as lc
 
-    cells = lc.cells.simulate.counts(1500, 300, rng=rng)
-    cells.obs["set"] = np.where(np.arange(cells.n_obs) < 1200, "train", "new")
-    model = lc.VAE(n_latent=8).fit(cells, exclude={"set": ["new"]}, epochs=60, rng=rng)
+    logger.info("simulating counts of 300 genes in 2,000 cells; 400 of them are hidden from the fit")
+    cells = lc.cells.simulate.counts(2000, 300, rng=rng)
+    cells.obs["set"] = np.where(np.arange(cells.n_obs) < 1600, "train", "new")
+    model = lc.VAE(n_latent=8).fit(cells, exclude={"set": ["new"]}, rng=rng)
     model.save(out / "model")
     lc.tl.embed(cells, model)
     for name, figure in {
@@ -105,20 +127,23 @@ def _counts(out: Path, rng: int) -> list[Check]:
 
 
 def _nearer_than_baselines(evaluation: pd.DataFrame) -> Check:
-    """Energy distance of the prediction against the best baseline in model space."""
+    """Energy distance of the prediction against the best of what needs no model, in model space."""
     rows = evaluation.query("space == 'model' and metric == 'energy distance'").set_index("method")["value"]
-    prediction = float(rows.iloc[0])
-    best = float(rows.iloc[1:].drop(index=[name for name in rows.index if "floor" in name]).min())
-    return Check(
-        "the hidden middle: distance of the prediction (limit: best baseline)", prediction, best, prediction < best
-    )
+    prediction, best = float(rows.iloc[0]), float(rows[list(_BASELINES)].min())
+    question = "hidden middle, distance of the prediction (limit: the best of either end and their mixture)"
+    return Check(question, prediction, best, prediction < best)
 
 
 def _recovered(cells: AnnData, latent: np.ndarray, factors: Sequence[str]) -> list[Check]:
     checks = []
     for name in factors:
         value = explained(latent, cells.obs[name].to_numpy(dtype=float))
-        checks.append(
-            Check(f"{name}: share of variance read back from new cells", value, _RECOVERED, value > _RECOVERED)
-        )
+        checks.append(Check(f"{name}, share of its variance read back", value, _RECOVERED, value > _RECOVERED))
     return checks
+
+
+def _removed(cells: AnnData, latent: np.ndarray) -> Check:
+    """Orientation is a nuisance: the latent space should not hold it."""
+    double_angle = 2 * cells.obs["orientation"].to_numpy(dtype=float)
+    value = max(explained(latent, np.cos(double_angle)), explained(latent, np.sin(double_angle)))
+    return Check("orientation, share that the latent space still holds", value, _REMOVED, value < _REMOVED)

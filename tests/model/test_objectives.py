@@ -172,3 +172,9 @@ def test_weights_that_are_no_finite_number_are_refused(text: str) -> None:
 def test_any_text_is_understood_or_refused_in_words(text: str) -> None:
     with contextlib.suppress(InputError):
         assert objectives.parse(text).schedule_steps >= 0
+
+
+def test_a_schedule_leaves_most_of_a_short_fit_to_the_final_objective() -> None:
+    assert objectives.Beta(4.0, warmup=1000).within(90) == objectives.Beta(4.0, warmup=30)
+    assert objectives.ELBO(warmup=10).within(90) == objectives.ELBO(warmup=10)
+    assert objectives.Capacity(5.0, steps=1000).within(90) == objectives.Capacity(5.0, steps=60)

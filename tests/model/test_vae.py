@@ -373,3 +373,36 @@ def test_channels_without_names_are_taken_in_the_models_order() -> None:
     unnamed = cells.copy()
     del unnamed.uns["images"]
     np.testing.assert_array_equal(model.encode(unnamed).mu, model.encode(cells).mu)
+
+
+def masked_cells() -> AnnData:
+    """Bright discs on a bright, structured surrounding that the mask leaves out."""
+    rng = np.random.default_rng(0)
+    grid = np.hypot(*np.mgrid[-7.5:8:1, -7.5:8:1])
+    radius = rng.uniform(2, 4, 80)
+    masks = grid < radius[:, None, None]
+    images = np.where(masks, 150, rng.integers(50, 250, (80, 16, 16)))[:, None].astype(np.uint8)
+    cells = AnnData(obs={"radius": radius})
+    set_images(cells, images, channel_names=["DNA"], masks=masks)
+    return cells
+
+
+def test_what_lies_outside_the_mask_does_not_change_the_code() -> None:
+    cells = masked_cells()
+    model = fit(cells, orientation="as_is")
+    changed = cells.copy()
+    far = np.ones((16, 16), dtype=bool)
+    far[1:15, 1:15] = False
+    changed.obsm["images"][:, :, far] = 255
+    np.testing.assert_array_equal(model.encode(changed).mu, model.encode(cells).mu)
+
+
+def test_a_masked_model_decodes_the_cells_region_and_background_outside() -> None:
+    cells = masked_cells()
+    model = lc.VAE(2, width=8, orientation="as_is").fit(cells, epochs=120, rng=0)
+    decoded = model.reconstruct(cells)[:, 0]
+    corner, centre = decoded[:, 0, 0], decoded[:, 8, 8]
+    assert np.abs(corner - model.schema_.location[0]).max() < 20
+    assert np.abs(centre - 150).mean() < 20
+    area = (decoded > 75).sum((1, 2))
+    assert np.corrcoef(area, cells.obs["radius"])[0, 1] > 0.8
