@@ -68,7 +68,7 @@ def test_default_width_gives_16_to_128_channels_at_64_pixels() -> None:
 def build(kind: str, n_covariates: int = 0) -> tuple[torch.nn.Module, torch.Tensor]:
     torch.manual_seed(1)
     if kind == "mlp":
-        return MLP(7, 7, 3, hidden=(9, 8), n_covariates=n_covariates).eval(), torch.randn(11, 7)
+        return MLP(7, 7, 3, hidden=(9, 8), n_covariates=n_covariates, dropout=0.0).eval(), torch.randn(11, 7)
     return ConvNet((2, 13, 10), 2, 3, width=4, n_covariates=n_covariates).eval(), torch.randn(11, 2, 13, 10)
 
 
@@ -99,11 +99,18 @@ def test_covariates_reach_the_decoder_only(kind: str) -> None:
 
 def test_counts_are_log_transformed_before_the_encoder() -> None:
     torch.manual_seed(0)
-    network = MLP(4, 4, 2, log1p=True)
+    network = MLP(4, 4, 2, log1p=True).eval()
     counts = torch.tensor([[0.0, 1.0, 10.0, 1e6]])
-    plain = MLP(4, 4, 2)
+    plain = MLP(4, 4, 2).eval()
     plain.load_state_dict(network.state_dict())
     torch.testing.assert_close(network.encode(counts).mu, plain.encode(torch.log1p(counts)).mu)
+
+
+def test_dropout_acts_in_training_only() -> None:
+    network, x = MLP(7, 7, 3, dropout=0.5), torch.randn(11, 7)
+    assert not torch.equal(network.encode(x).mu, network.encode(x).mu)
+    network.eval()
+    assert torch.equal(network.encode(x).mu, network.encode(x).mu)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "conv"])

@@ -48,6 +48,8 @@ class MLP(nn.Module):
         Width k of the one-hot covariates given to the decoder's first layer; the encoder does not see them.
     log1p
         Whether inputs are log(1 + x)-transformed first (counts).
+    dropout
+        Share of hidden units that the encoder loses at random in training, against learning single cells by heart.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class MLP(nn.Module):
         hidden: Sequence[int] = (128, 128),
         n_covariates: int = 0,
         log1p: bool = False,
-        dropout: float = 0.0,
+        dropout: float = 0.2,
     ) -> None:
         super().__init__()
         self.log1p = log1p

@@ -161,7 +161,12 @@ def train(
         started = time.monotonic()
         share_of_time = progress.seconds / (60 * max_minutes) if max_minutes else 0.0
         share = max(progress.epoch / epochs, share_of_time)
-        row = _one_epoch(module, data, objective, optimiser, settings, progress, seed=seed, share=(share, 1 / epochs))
+        # dropout draws from torch's global generator: seeded for the epoch, and given back as it was
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(int(np.random.SeedSequence([seed, progress.epoch]).generate_state(1)[0]))
+            row = _one_epoch(
+                module, data, objective, optimiser, settings, progress, seed=seed, share=(share, 1 / epochs)
+            )
         row |= _held_out(module, data, seed, device)
         progress.seconds += time.monotonic() - started
         row |= {"epoch": progress.epoch, "seconds": progress.seconds}
