@@ -217,6 +217,13 @@ def _told() -> Iterator[None]:
     except InputError as error:
         _console.print(f"latentcell: {error}", markup=False)
         raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        _console.print(
+            "latentcell: interrupted. Results written before stand; an interrupted fit goes on from its last "
+            "checkpoint when the same command is given again.",
+            markup=False,
+        )
+        raise typer.Exit(130) from None
     except OSError as error:
         _console.print(f"latentcell: {error}. Nothing that was there before is lost.", markup=False)
         raise typer.Exit(1) from None
