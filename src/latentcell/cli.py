@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from latentcell import keys
 from latentcell.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ app = typer.Typer(
 _console = Console(stderr=True, highlight=False)
 
 Data = Annotated[Path, typer.Argument(help="Cells: .h5ad, .zarr, .npy/.npz, a folder of crops, or a profile table.")]
+_LIKELIHOOD_HELP = (
+    "Noise of the measurements. Counts: nb, zinb, poisson. Profiles: gaussian, student_t. Images: gaussian, student_t, "
+    "continuous_bernoulli, bernoulli (masks), discretized_logistic, poisson_gaussian[=gain]. auto chooses."
+)
 Run = Annotated[Path, typer.Argument(help="Folder written by `latentcell fit`.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
 Table = Annotated[Path | None, typer.Option("--table", help="Table of the cells, where it does not lie with them.")]
@@ -65,8 +70,10 @@ def fit(
     obs_columns: ObsColumns = None,
     channel_names: Channels = None,
     latent: Annotated[int, typer.Option(help="Latent dimensions.")] = 16,
-    likelihood: Annotated[str, typer.Option(help="Noise of the measurements: nb, zinb, gaussian, ...")] = "auto",
-    objective: Annotated[str, typer.Option(help="elbo, beta=4 or capacity=10.")] = "elbo",
+    likelihood: Annotated[str, typer.Option(help=_LIKELIHOOD_HELP)] = "auto",
+    objective: Annotated[
+        str, typer.Option(help="elbo, beta=4 or capacity=10, then options: beta=4,warmup=500.")
+    ] = "elbo",
     batch_key: Annotated[str | None, typer.Option(help="obs column that conditions the decoder.")] = None,
     split_key: Annotated[str | None, typer.Option(help="obs column whose groups are never split.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="key=level to keep away from the fit; repeatable.")] = None,
@@ -74,6 +81,8 @@ def fit(
     orientation: Annotated[str, typer.Option(help="Images: align, augment or as_is.")] = "align",
     epochs: Annotated[int | None, typer.Option(help="Passes over the cells at most.")] = None,
     max_minutes: Annotated[float | None, typer.Option(help="Training time at most.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; by default those that are free.")] = None,
+    color: Annotated[str | None, typer.Option(help="obs column that colours the latent map.")] = None,
     seed: Seed = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished fit in --out.")] = False,
 ) -> None:
@@ -82,8 +91,10 @@ def fit(
         if (out / "model").exists() and not overwrite:
             raise InputError(f"{out} already holds a finished fit. Name another --out, or add --overwrite.")
         import latentcell as lc
+        from latentcell.model.training import Settings
 
         cells = lc.read(data, table, obs_columns=_split(obs_columns), channel_names=_split(channel_names))
+        _warn(cells, layer)
         model = lc.VAE(
             latent,
             likelihood=likelihood,
@@ -99,6 +110,7 @@ def fit(
             split_key=split_key,
             epochs=epochs,
             max_minutes=max_minutes,
+            settings=Settings(threads=threads),
             checkpoint=checkpoint,
             rng=seed,
         )
@@ -107,12 +119,13 @@ def fit(
         lc.tl.embed(cells, model, rng=seed)
         _write_cells(cells, out / "cells.h5ad")
         _write_report(model, out / "report.json", data)
+        _console.print("drawing figures")
         _draw(
             out / "figures",
             **({"latent_grid": lc.pl.latent_grid(model)} if latent > 1 else {}),
             traversal=lc.pl.traversal(model),
             reconstruction=lc.pl.reconstruction(model, cells, rng=seed),
-            latent=lc.pl.latent(cells, color=_first_label(cells)),
+            latent=lc.pl.latent(cells, color=color or _first_label(cells)),
             training=lc.pl.training(model),
         )
         _console.print(_summary(model.report_))
@@ -178,8 +191,13 @@ def interpolate(
         )
         _write_cells(predicted, out / "predicted.h5ad", images=True)
         result = predicted.uns["interpolate"]
-        if "evaluation" in result:
-            evaluation = out / "evaluation.csv"
+        evaluation = out / "evaluation.csv"
+        if "evaluation" not in result:
+            evaluation.unlink(missing_ok=True)  # of an earlier prediction
+            _console.print(
+                f"{predicted.n_obs} cells predicted between {source} and {target}; no truth to compare with."
+            )
+        else:
             result["evaluation"].to_csv(evaluation, index=False)
             _console.print(f"wrote {evaluation}")
             for sentence in result["verdict"].values():
@@ -209,7 +227,9 @@ def _told() -> Iterator[None]:
     """Turn refusals into one paragraph and status 2, and warnings and log lines into plain text."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("latentcell").setLevel(logging.INFO)
-    for noisy in ("fontTools", "matplotlib", "fsspec"):
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_Once())
+    for noisy in ("fontTools", "matplotlib", "fsspec", "anndata"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     warnings.showwarning = lambda message, *_, **__: _console.print(f"warning: {message}", markup=False)
     try:
@@ -227,6 +247,20 @@ def _told() -> Iterator[None]:
     except OSError as error:
         _console.print(f"latentcell: {error}. Nothing that was there before is lost.", markup=False)
         raise typer.Exit(1) from None
+
+
+class _Once(logging.Filter):
+    """Let every message through once: some are found again with every block of cells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        new = message not in self.told
+        self.told.add(message)
+        return new
 
 
 def _model(run: Path) -> VAE:
@@ -249,9 +283,21 @@ def _excluded(options: Sequence[str] | None) -> dict[str, list[str]]:
     return exclude
 
 
+def _warn(cells: AnnData, layer: str | None) -> None:
+    """Tell what may be wrong with a matrix; images are looked at once, by the fit itself."""
+    from latentcell.cells.check import info as inspect
+
+    if layer is None and keys.IMAGES in cells.obsm:
+        return
+    for problem in inspect(cells, layer=layer).problems:
+        if problem.severity == "warning":
+            _console.print(f"warning: {problem}", markup=False)
+
+
 def _first_label(cells: AnnData) -> str | None:
-    """Return the first column of obs that has a handful of levels: something to colour by."""
-    return next((str(name) for name in cells.obs if 2 <= cells.obs[name].nunique() <= 20), None)
+    """Return a column of obs with a handful of levels to colour by; text before numbers, and not what was added."""
+    columns = [str(name) for name in cells.obs if 2 <= cells.obs[name].nunique() <= 20 and name != keys.seen(keys.VAE)]
+    return min(columns, key=lambda name: cells.obs[name].dtype.kind in "iufb", default=None)
 
 
 def _write_cells(cells: AnnData, path: Path, *, images: bool = False) -> None:
@@ -279,6 +325,7 @@ def _draw(folder: Path, **figures: Any) -> None:
 def _summary(report: dict[str, Any]) -> str:
     return (
         f"Held-out ELBO {report['held_out_elbo']:.1f} nats per cell (log p(x|z) {report['held_out_log_px']:.1f}, KL "
-        f"{report['held_out_kl']:.1f}); importance-weighted NLL {report['held_out_nll']:.1f}. {report['verdict']} "
+        f"{report['held_out_kl']:.1f}); importance-weighted NLL {report['held_out_nll']:.1f} "
+        f"({report['nll_median_effective_draws']:.1f} effective of {report['nll_draws']} draws). {report['verdict']} "
         f"{report['seconds']:.0f} s, {report['cells_per_second']:,.0f} cells/s, seed {report['seed']}."
     )

@@ -92,6 +92,8 @@ def _images(out: Path, rng: int) -> list[Check]:
     predicted = lc.tl.interpolate(cells, model, "stage", source="early", target="late", truth="middle", rng=rng)
     write_h5ad(predicted, out / "interpolate" / "predicted.h5ad", images=True)
     evaluation = predicted.uns["interpolate"]["evaluation"]
+    for sentence in predicted.uns["interpolate"]["verdict"].values():
+        logger.info("%s", sentence)
     evaluation.to_csv(out / "interpolate" / "evaluation.csv", index=False)
     for name, figure in {
         "images/latent_grid": lc.pl.latent_grid(model),
@@ -130,7 +132,7 @@ def _nearer_than_baselines(evaluation: pd.DataFrame) -> Check:
     """Energy distance of the prediction against the best of what needs no model, in model space."""
     rows = evaluation.query("space == 'model' and metric == 'energy distance'").set_index("method")["value"]
     prediction, best = float(rows.iloc[0]), float(rows[list(_BASELINES)].min())
-    question = "hidden middle, distance of the prediction (limit: the best of either end and their mixture)"
+    question = "hidden middle, distance of the prediction (limit: the best of either end and their mixture, no model)"
     return Check(question, prediction, best, prediction < best)
 
 

@@ -7,6 +7,7 @@
 ``obsm[key_added]``         posterior mean, ``(n, d)`` float32 (default ``key_added="vae"``)
 ``obsm[key_added_var]``     posterior variance, ``(n, d)`` float32
 ``obs[key_added_elbo]``     evidence lower bound per cell in nats, float32 (also ``_log_px``, ``_kl``)
+``obs[key_added_seen]``     whether the model was fitted on the cell, boolean
 ``uns[key_added]``          ``{params, versions, rng, model_sha256, var_names_sha256}``
 ``uns["interpolate"]``      parameters, evaluation and verdict of the last interpolation
 ==========================  =====================================================================
@@ -31,6 +32,11 @@ def variance(key_added: str) -> str:
 def elbo_terms(key_added: str) -> dict[str, str]:
     """Columns of ``obs`` that hold the per-cell ELBO terms, by term name."""
     return {term: f"{key_added}_{term}" for term in ("elbo", "log_px", "kl")}
+
+
+def seen(key_added: str) -> str:
+    """Column of ``obs`` that tells which cells the model was fitted on."""
+    return f"{key_added}_seen"
 
 
 def checked(key_added: str) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 
 @contextmanager
@@ -34,3 +37,27 @@ def fit_progress(epochs: int, n_cells: int) -> Iterator[Callable[[dict[str, floa
             bar.update(task, completed=row["epoch"] + 1, terms=terms)
 
         yield advance
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C end an epoch instead of cutting it: yields a function that tells whether it was pressed.
+
+    A second Ctrl-C interrupts at once. Outside the main thread, where signals cannot be caught, Ctrl-C is left alone.
+    """
+    pressed = False
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -139,7 +139,7 @@ def test_a_fit_broken_twice_and_resumed_is_exact(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_fit_is_refused_and_says_what_differs(tmp_path: Path) -> None:
     checkpoint = tmp_path / "c"
     run(epochs=2, hooks=Hooks(checkpoint, {"seed": 3, "epochs": 2}, every=0))
-    with pytest.raises(InputError, match="differs in epochs"):
+    with pytest.raises(InputError, match="differs in: epochs"):
         run(hooks=Hooks(checkpoint, {"seed": 3, "epochs": 4}))
 
 
@@ -215,7 +215,7 @@ def held_out_elbo(module: VAEModule, data: Data, seed: int) -> float:
     return float(np.concatenate(total).mean())
 
 
-@pytest.mark.parametrize("objective", [objectives.ELBO(warmup=10), objectives.Capacity(5.0, steps=10)])
+@pytest.mark.parametrize("objective", [objectives.Beta(2.0, warmup=10), objectives.Capacity(5.0, steps=10)])
 def test_weights_from_before_the_end_of_the_schedule_are_never_the_best(objective: objectives.Objective) -> None:
     progress = run(objective=objective, epochs=8, settings=Settings(batch_size=16, learning_rate=1e-9, threads=1))[1]
     # three steps an epoch: the tenth step falls into the fourth epoch
@@ -224,9 +224,25 @@ def test_weights_from_before_the_end_of_the_schedule_are_never_the_best(objectiv
 
 def test_a_fit_shorter_than_the_schedule_keeps_its_last_weights() -> None:
     module, data = module_and_data()
-    progress = train(module, data, objectives.ELBO(warmup=10_000), DEFAULT, epochs=3, seed=0)
+    progress = train(module, data, objectives.Beta(2.0, warmup=10_000), DEFAULT, epochs=3, seed=0)
     assert progress.best_epoch == -1
     assert held_out_elbo(module, data, seed=0) == pytest.approx(progress.history[-1]["val_elbo"], rel=1e-12)
+
+
+def test_the_elbo_judges_weights_from_its_own_warm_up_too() -> None:
+    settings = Settings(batch_size=16, learning_rate=1e-9, threads=1)
+    assert run(objective=objectives.ELBO(warmup=10_000), epochs=8, settings=settings)[1].best_epoch >= 0
+
+
+def test_a_requested_stop_saves_the_epoch_and_the_fit_goes_on_exactly(tmp_path: Path) -> None:
+    expected = run(epochs=5)[0]
+    asked = iter([False, True])
+    with pytest.raises(KeyboardInterrupt):
+        run(epochs=5, hooks=Hooks(tmp_path / "c", {}, stop_requested=lambda: next(asked)))
+    assert (tmp_path / "c").exists()
+    resumed = run(epochs=5, hooks=Hooks(tmp_path / "c", {}))[0]
+    for name, value in expected.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name])
 
 
 def test_held_out_cells_leave_weights_and_tracked_noise_alone() -> None:
@@ -301,7 +317,7 @@ def test_a_fit_resumed_through_the_estimator_is_exact(tmp_path: Path, monkeypatc
     expected = fit(cells, epochs=5, n_latent=2)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "latentcell.model.fit.Hooks", lambda file, identity, _: Hooks(file, identity, stop_after(3), every=0)
+            "latentcell.model.fit.Hooks", lambda file, identity, _, **__: Hooks(file, identity, stop_after(3), every=0)
         )
         with pytest.raises(KeyboardInterrupt):
             checkpointed(cells, tmp_path / "c", {"epochs": 5})

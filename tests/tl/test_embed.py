@@ -37,7 +37,8 @@ def test_embed_writes_codes_terms_and_provenance(fitted) -> None:
     assert provenance["params"]["n_latent"] == 3
     assert provenance["rng"]["fit"] == 0
     assert set(provenance) == {"params", "versions", "rng", "model_sha256", "var_names_sha256"}
-    assert set(cells.obs) == {"vae_elbo", "vae_log_px", "vae_kl"}
+    np.testing.assert_array_equal(cells.obs["vae_seen"], model.seen(cells))
+    assert set(cells.obs) == {"vae_elbo", "vae_log_px", "vae_kl", "vae_seen"}
     assert set(cells.obsm) == {"vae", "vae_var"}
 
 

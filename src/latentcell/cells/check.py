@@ -189,7 +189,8 @@ def _matrix_problems(scan: MatrixScan, kind: Modality, cells: np.ndarray, variab
                 "error",
                 f"{scan.not_finite.n_cells.sum():,} values are missing (NaN) or infinite",
                 _places(scan.not_finite, cells, variables, "variable"),
-                "Leave out these cells or variables, or impute the values yourself: they are never filled silently.",
+                "Leave out these cells, set the variable aside by naming it in obs_columns (--obs-columns), or impute "
+                "the values yourself: they are never filled silently.",
             )
         )
     if kind == "counts":
@@ -295,7 +296,7 @@ def _disguise(scan: MatrixScan, cells: AnnData, variables: np.ndarray) -> list[P
                 "warning",
                 f"{int(varying.sum())} variables hold whole numbers among continuous ones",
                 _named(variables[varying]),
-                "Identifiers, doses or codes are annotations: name them in obs_columns when reading the table.",
+                "Identifiers, doses or codes are annotations: name them in obs_columns (--obs-columns).",
             )
         )
     return problems

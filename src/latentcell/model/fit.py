@@ -26,7 +26,7 @@ from latentcell.model.report import collapse_verdict, latent_report
 from latentcell.model.schema import Orientation, Schema
 from latentcell.model.split import Split
 from latentcell.model.training import Data, Hooks, NonFiniteLossError, Progress, Settings, train
-from latentcell.progress import fit_progress
+from latentcell.progress import fit_progress, stop_on_interrupt
 
 # optimiser steps that a fit of default length takes at most, and the fewest and most epochs
 _STEPS = 3000
@@ -126,10 +126,10 @@ def fit_module(
         "seed": plan.seed,
         "training cells": _digest(cell_names[split.train]),
         "held-out cells": _digest(cell_names[split.held_out]),
-        "parameters": sum(values.numel() for values in module.parameters()),
+        "latent dimensions or width": sum(values.numel() for values in module.parameters()),
     }
     try:
-        with fit_progress(plan.epochs, len(split.train)) as on_epoch:
+        with fit_progress(plan.epochs, len(split.train)) as on_epoch, stop_on_interrupt() as stop_requested:
             return train(
                 module,
                 data,
@@ -138,7 +138,7 @@ def fit_module(
                 epochs=plan.epochs,
                 seed=plan.seed,
                 max_minutes=plan.max_minutes,
-                hooks=Hooks(plan.checkpoint, identity, on_epoch),
+                hooks=Hooks(plan.checkpoint, identity, on_epoch, stop_requested=stop_requested),
             )
     except NonFiniteLossError as error:
         named = ", ".join(map(str, cell_names[error.index[:5]]))
@@ -176,7 +176,7 @@ def fit_report(
         "nll_draws": _REPORT_DRAWS,
         "nll_median_effective_draws": float(np.median(nll.ess)),
         "n_active": int(latent["active"].sum()),
-        "verdict": collapse_verdict(latent),
+        "verdict": collapse_verdict(latent, still_improving=chosen >= 0.9 * (n_epochs - 1) and progress.cuts == 0),
         "epochs": n_epochs,
         "best_epoch": chosen,
         "seconds": progress.seconds,

@@ -63,6 +63,11 @@ class Objective(Protocol):
         """Optimiser steps after which the objective no longer changes."""
         ...
 
+    @property
+    def optimises_elbo(self) -> bool:
+        """Whether the final objective is the ELBO itself, so that any weights may be judged by it."""
+        ...
+
     def within(self, n_steps: int) -> Objective:
         """Return the same objective with a schedule that leaves most of `n_steps` to the final objective."""
         ...
@@ -99,6 +104,11 @@ class Beta:
     def schedule_steps(self) -> int:
         """Optimiser steps of the warm-up."""
         return self.warmup
+
+    @property
+    def optimises_elbo(self) -> bool:
+        """Whether beta is 1 and no bits are free."""
+        return self.beta == 1 and self.free_bits == 0
 
     def within(self, n_steps: int) -> Self:
         """Return the same objective, warmed up within the first third of `n_steps`."""
@@ -146,6 +156,11 @@ class Capacity:
     def schedule_steps(self) -> int:
         """Optimiser steps over which the capacity grows."""
         return self.steps
+
+    @property
+    def optimises_elbo(self) -> bool:
+        """Never: the KL is held at the capacity."""
+        return False
 
     def within(self, n_steps: int) -> Self:
         """Return the same objective, grown to its capacity within the first two thirds of `n_steps`."""

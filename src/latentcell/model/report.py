@@ -56,13 +56,16 @@ def latent_report(module: VAEModule, batches: Sequence[Batch], rng: np.random.Ge
     )
 
 
-def collapse_verdict(report: pd.DataFrame) -> str:
-    """One sentence on posterior collapse from a `latent_report`."""
+def collapse_verdict(report: pd.DataFrame, *, still_improving: bool) -> str:
+    """Say in a sentence or two which dimensions are in use, from a `latent_report`, and whether the fit had ended."""
     n_active, n = int(report["active"].sum()), len(report)
     if n_active == 0:
         return (
             "Collapsed: no latent dimension is in use, so the decoder gives every cell the same average. Use a smaller "
             "beta, a longer warm-up or free bits."
         )
-    note = " Fewer dimensions would do." if n_active < n else ""
+    if still_improving:
+        note = " The fit was still improving when it stopped: give it more epochs or minutes."
+    else:
+        note = " Fewer dimensions would do." if n_active < n else ""
     return f"{n_active} of {n} latent dimensions are active.{note}"

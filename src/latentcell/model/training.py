@@ -7,6 +7,7 @@ randomness of epoch e derives from (seed, e), so a fit resumed from a checkpoint
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ from latentcell.cells.batches import Batch
 from latentcell.errors import InputError
 from latentcell.model.files import read_tensors, write_tensors
 from latentcell.model.objectives import Objective
+
+logger = logging.getLogger(__name__)
 
 # seconds between checkpoints at least: writing must not dominate fits of small data
 _CHECKPOINT_EVERY = 15.0
@@ -107,9 +110,14 @@ class Progress:
     best_epoch: int = -1
     cuts: int = 0
     cut_epoch: int = -1
+    settled_epoch: int = -1
     first_loss: float | None = None
     threads: int = 1
     history: list[dict[str, float]] = field(default_factory=list)
+
+    def last_gain(self) -> int:
+        """Epoch from which patience counts: the best one, the last cut, or the end of the objective's schedule."""
+        return max(self.best_epoch, self.cut_epoch, self.settled_epoch)
 
 
 class NonFiniteLossError(RuntimeError):
@@ -156,6 +164,7 @@ def train(
     progress, best = Progress(threads=torch.get_num_threads()), _weights(module)
     if hooks.checkpoint is not None and hooks.checkpoint.exists():
         progress, best = _resume(hooks.checkpoint, hooks.identity, module, optimiser)
+        logger.info("going on after %d epochs from %s", progress.epoch, hooks.checkpoint)
     saved_at = time.monotonic()
     while progress.epoch < epochs and not _finished(progress, max_minutes):
         started = time.monotonic()
@@ -171,18 +180,23 @@ def train(
         progress.seconds += time.monotonic() - started
         row |= {"epoch": progress.epoch, "seconds": progress.seconds}
         progress.history.append(row)
-        # weights from before the objective's schedule has run out belong to another objective
-        if progress.step >= objective.schedule_steps and row["val_elbo"] > progress.best_elbo:
+        # weights from before the schedule has run out belong to another objective, unless that is the ELBO itself
+        settled = progress.step >= objective.schedule_steps
+        progress.settled_epoch = progress.epoch if not settled else progress.settled_epoch
+        if (settled or objective.optimises_elbo) and row["val_elbo"] > progress.best_elbo:
             progress.best_elbo, progress.best_epoch, best = row["val_elbo"], progress.epoch, _weights(module)
-        elif 0 <= progress.best_epoch <= progress.epoch - settings.patience >= progress.cut_epoch:
+        elif settled and progress.epoch - settings.patience >= progress.last_gain():
             progress.cuts, progress.cut_epoch = progress.cuts + 1, progress.epoch
             module.load_state_dict(best)
         progress.epoch += 1
         if hooks.on_epoch is not None:
             hooks.on_epoch(row)
-        if hooks.checkpoint is not None and time.monotonic() - saved_at > hooks.every:
+        stop = hooks.stop_requested is not None and hooks.stop_requested()
+        if hooks.checkpoint is not None and (stop or time.monotonic() - saved_at > hooks.every):
             _checkpoint(hooks.checkpoint, hooks.identity, module, optimiser, progress, best)
             saved_at = time.monotonic()
+        if stop:
+            raise KeyboardInterrupt
     if progress.best_epoch >= 0:
         module.load_state_dict(best)
     module.eval()
@@ -203,12 +217,15 @@ class Hooks:
         Called with the row of the history after each epoch.
     every
         Seconds between checkpoints.
+    stop_requested
+        Asked after each epoch; if true, the state is saved and `KeyboardInterrupt` raised.
     """
 
     checkpoint: Path | None = None
     identity: dict[str, Any] = field(default_factory=dict)
     on_epoch: Callable[[dict[str, float]], None] | None = None
     every: float = _CHECKPOINT_EVERY
+    stop_requested: Callable[[], bool] | None = None
 
 
 def learning_rate(peak: float, share: float, cuts: int = 0) -> float:
@@ -322,8 +339,8 @@ def _resume(
     if stored["identity"] != json.loads(json.dumps(identity)):
         changed = [key for key in identity if stored["identity"].get(key) != json.loads(json.dumps(identity[key]))]
         raise InputError(
-            f"{path} is the checkpoint of another fit (it differs in {', '.join(changed) or 'its settings'}). Remove "
-            "it to start afresh, or give the same cells and settings to resume."
+            f"{path} is the checkpoint of another fit (it differs in: {', '.join(changed) or 'its settings'}). Remove "
+            "it to start afresh, or give the same cells and options to go on."
         )
     module.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("now.")})
     best = {name[5:]: value for name, value in tensors.items() if name.startswith("best.")}

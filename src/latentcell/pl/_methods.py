@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 _SPACES = {"model": "Model space: every population decoded", "data": "Data space: populations as measured"}
 _FIRST, _FLOOR = "prediction", "floor"
+_NOTE = (
+    "Source, target, mixture, measurement average and PCA + OT need no model; random pairs and centroid are this model "
+    "with cells paired otherwise. Floor: the truth split in two, near 0 and by chance below. A decoder's mean is "
+    "blurred and its noise is white, which data space counts against every decoded population; model space does not."
+)
 _PER_INCH = 15.5  # characters of a verdict
 
 
@@ -43,6 +48,7 @@ def draw_evaluation(figure: Figure | SubFigure, table: pd.DataFrame, verdicts: d
             textcoords="offset points", fontsize=9.5, annotation_clip=False,
         )  # fmt: skip
         ax.set_xlabel(f"{metric} to the truth (left is better)")
+    figure.supxlabel(textwrap.fill(_NOTE, int(_PER_INCH * width)), x=0.02, ha="left", fontsize=7.5, color=MUTED)
 
 
 def _draw_methods(ax: Axes, table: pd.DataFrame) -> None:

@@ -95,7 +95,7 @@ def interpolation(
         draw(figure, path, n)
         return figure
     width = max(width, 8.0)
-    below = 2.0 + 0.24 * table.groupby("space")["method"].nunique().max()
+    below = 2.5 + 0.24 * table.groupby("space")["method"].nunique().max()
     figure = new_figure(width, height + below)
     halves = figure.add_gridspec(2, 1, height_ratios=[height, below])
     draw(figure.add_subfigure(halves[0]), path, n)
@@ -237,7 +237,11 @@ def _draw_groups(
 
 
 def _draw_changes(figure: Figure | SubFigure, path: _Path, n: int) -> None:
-    """Heat map: measured source, decoded path, measured target, measured truth; change from the measured source."""
+    """Heat map of measured source, decoded path, measured target and measured truth.
+
+    Measured columns show the change from the measured source, decoded ones from the decoded source: what the decoder
+    gets wrong at both is no change.
+    """
     model, cells = path.model, path.cells
     source, target = path.pairs(_MAX_CELLS)
     steps = np.linspace(0.0, 1.0, 9)
@@ -250,8 +254,8 @@ def _draw_changes(figure: Figure | SubFigure, path: _Path, n: int) -> None:
 
     start = mean(path.source)
     columns = [start, decoded, mean(path.target), *([mean(path.truth)] if len(path.truth) else [])]
-    changes = [change(model, values, start[0]) for values in columns]
-    kept = most_changed(changes[1], min(_N_VARIABLES, decoded.shape[1]))
+    changes = [change(model, values, decoded[0] if values is decoded else start[0]) for values in columns]
+    kept = most_changed(np.concatenate([changes[0], changes[2]]), min(_N_VARIABLES, decoded.shape[1]))
     shown = [one[:, kept] for one in changes]
     limit = color_limit(shown)
     widths = [max(len(one), 1.3) for one in shown]

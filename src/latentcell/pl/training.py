@@ -41,7 +41,7 @@ def training(model: VAE) -> Figure:
     kl.set(ylabel="KL to the prior, nats per cell")
     _zoom(elbo, history, "elbo")
     _zoom(kl, history, "kl")
-    elbo.legend(loc="lower right")
+    elbo.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
     report = model.latent_.sort_values("kl", ascending=False, kind="stable")
     _bars(by_kl, report, "kl", "KL, nats")
     _bars(by_loss, report, "nll_change", "nats lost when permuted")

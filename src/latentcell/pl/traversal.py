@@ -81,7 +81,9 @@ def traversal(
     check_channels(channels)
     if n_dims < 1:
         raise InputError(f"n_dims is {n_dims}: show at least one latent dimension.")
-    walk = Walk.through(model, model.dimensions_[:n_dims], n, cells)
+    active = set(model.latent_.loc[model.latent_["active"], "dimension"])
+    dims = [dim for dim in model.dimensions_ if dim in active] or model.dimensions_
+    walk = Walk.through(model, dims[:n_dims], n, cells)
     return _image_rows(model, walk, channels, batch) if model.modality_ == "images" else _heat_maps(model, walk, batch)
 
 

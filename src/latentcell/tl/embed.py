@@ -30,7 +30,8 @@ def embed(
 
     Writes ``obsm[key_added]`` (posterior mean, ``(n, d)`` float32), ``obsm[key_added + "_var"]`` (posterior variance,
     ``(n, d)`` float32: the width of the code, not a hit score), ``obs[key_added + "_elbo"]``, ``"_log_px"`` and
-    ``"_kl"`` (float32, nats) and ``uns[key_added]`` (parameters, versions, seed, hashes of model and variables).
+    ``"_kl"`` (float32, nats), ``obs[key_added + "_seen"]`` (whether the model was fitted on the cell: what is shown on
+    such cells is optimistic) and ``uns[key_added]`` (parameters, versions, seed, hashes of model and variables).
 
     Parameters
     ----------
@@ -56,6 +57,7 @@ def embed(
     cells.obsm[keys.variance(key_added)] = latent.var
     for term, column in keys.elbo_terms(key_added).items():
         cells.obs[column] = terms[term].to_numpy(dtype=np.float32)
+    cells.obs[keys.seen(key_added)] = model.seen(cells)
     cells.uns[key_added] = _provenance(model, rng)
     logger.info("added %r (adata.obsm, %d x %d)", key_added, *latent.mu.shape)
     return cells if copy else None

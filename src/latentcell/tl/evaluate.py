@@ -180,15 +180,15 @@ def verdict(energy: Mapping[str, Array], *, space: str, ends: tuple[str, str]) -
     baselines = [name for name in energy if name not in (PREDICTION, FLOOR)]
     called = {name: name for name in baselines} | {"source": f"copying {ends[0]}", "target": f"copying {ends[1]}"}
     called |= {"mixture": "a mixture of both ends", "centroid": "the decoded centroid"}
+    called |= {AVERAGE: "the measurement average"}
     gaps = {name: percentile_interval(energy[PREDICTION] - energy[name]) for name in baselines}
     ranked = sorted(baselines, key=lambda name: float(energy[name][0]))
     unbeaten = [name for name in ranked if gaps[name].high >= 0]
     worse_than = [name for name in ranked if gaps[name].low > 0]
-    copies = [name for name in worse_than if name in ("source", "target")]
     if not unbeaten:
         against, words = ranked[0], "better than every baseline"
     elif worse_than:
-        against = (copies or worse_than)[0]
+        against = worse_than[0]
         words = f"worse than {called[against]}"
     else:
         against = unbeaten[0]

@@ -261,7 +261,8 @@ def _truth_rows(
         raise InputError(
             f"{int(seen.sum())} of {len(rows)} cells of {truth!r} were used in fitting the model (the first is "
             f"{cells.obs_names[rows[seen][0]]!r}), so they cannot show what it predicts of cells it never saw. Fit it "
-            f"again with exclude={{{key!r}: [{truth!r}]}}, or allow seen cells and read the result as optimistic."
+            f"again with exclude={{{key!r}: [{truth!r}]}} (--exclude {key}={truth}), or allow seen cells "
+            "(--allow-seen) and read the result as optimistic."
         )
     return rows
 
