@@ -84,12 +84,23 @@ def test_interpolate_writes_prediction_evaluation_and_verdict(run: Path, course:
     assert predicted.obsm["images"].shape[1:] == (3, 16, 16)
 
 
+def test_a_prediction_without_truth_leaves_no_evaluation_of_an_earlier_one(
+    run: Path, course: Path, tmp_path: Path
+) -> None:
+    ends = ("--key", "stage", "--source", "early", "--target", "late", "--out", tmp_path)
+    latentcell("interpolate", run, course, *ends, "--truth", "middle")
+    said = latentcell("interpolate", run, course, *ends)
+    assert "no truth" in said.replace("\n", " ")
+    assert not (tmp_path / "evaluation.csv").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("info", "nowhere.h5ad"), "nowhere.h5ad"),
         (("fit", "nowhere", "--out", "x"), "nowhere"),
-        (("embed", "norun", "nowhere", "--out", "x"), "nowhere"),
+        (("embed", "norun", "nowhere", "--out", "x"), "norun"),
+        (("interpolate", "norun", "x", "--key", "k", "--source", "a", "--target", "b", "--out", "y"), "norun"),
     ],
 )
 def test_bad_input_is_refused_in_one_paragraph_with_status_2(arguments: tuple[str, ...], words: str) -> None:

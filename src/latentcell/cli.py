@@ -137,8 +137,8 @@ def embed(run: Run, data: Data, out: Out, table: Table = None, seed: Seed = 0) -
     with _told():
         import latentcell as lc
 
-        cells = lc.read(data, table)
-        lc.tl.embed(cells, _model(run), rng=seed)
+        model, cells = _model(run), lc.read(data, table)
+        lc.tl.embed(cells, model, rng=seed)
         _write_cells(cells, out / "cells.h5ad")
 
 
@@ -177,7 +177,7 @@ def interpolate(
     with _told():
         import latentcell as lc
 
-        cells, model = lc.read(data, table), _model(run)
+        model, cells = _model(run), lc.read(data, table)
         predicted = lc.tl.interpolate(
             cells,
             model,

@@ -356,3 +356,9 @@ def test_a_checkpoint_of_profiles_with_another_likelihood_is_refused(tmp_path: P
     checkpointed(cells, tmp_path / "c", likelihood="gaussian")
     with pytest.raises(InputError, match="another fit"):
         checkpointed(cells, tmp_path / "c", likelihood="continuous_bernoulli")
+
+
+def test_the_objectives_schedule_keeps_pace_with_a_limit_of_time() -> None:
+    limited = run(objective=objectives.ELBO(warmup=3000), epochs=3000, max_minutes=0.02)[1].history
+    assert len(limited) < 3000
+    assert limited[-1]["beta"] > 0.9

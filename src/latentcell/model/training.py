@@ -181,7 +181,7 @@ def train(
         row |= {"epoch": progress.epoch, "seconds": progress.seconds}
         progress.history.append(row)
         # weights from before the schedule has run out belong to another objective, unless that is the ELBO itself
-        settled = progress.step >= objective.schedule_steps
+        settled = _scheduled(progress, share * epochs) >= objective.schedule_steps
         progress.settled_epoch = progress.epoch if not settled else progress.settled_epoch
         if (settled or objective.optimises_elbo) and row["val_elbo"] > progress.best_elbo:
             progress.best_elbo, progress.best_epoch, best = row["val_elbo"], progress.epoch, _weights(module)
@@ -263,7 +263,7 @@ def _one_epoch(
         for group in optimiser.param_groups:
             group["lr"] = rate
         log_px, posterior, z = module(batch.to(device), noise)
-        terms = objective(log_px, posterior, z, data.n_train, progress.step)
+        terms = objective(log_px, posterior, z, data.n_train, _scheduled(progress, share[0] / share[1]))
         optimiser.zero_grad(set_to_none=True)
         (terms.loss / batch.x[0].numel()).backward()
         norm = nn.utils.clip_grad_norm_(module.parameters(), settings.clip)
@@ -277,6 +277,15 @@ def _one_epoch(
         for name, value in row.items():
             sums[name] = sums.get(name, 0.0) + value * len(batch)
     return {name: total / n_cells for name, total in sums.items()} | {"learning_rate": rate}
+
+
+def _scheduled(progress: Progress, epochs_worth: float) -> int:
+    """Step that the objective's schedule has reached: ahead of the true one where time runs out before the epochs do.
+
+    `epochs_worth` is the share of training done, in epochs.
+    """
+    ahead = epochs_worth / progress.epoch if progress.epoch else 1.0
+    return int(progress.step * max(1.0, ahead))
 
 
 @torch.no_grad()
