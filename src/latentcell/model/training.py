@@ -108,16 +108,25 @@ class Progress:
     seconds: float = 0.0
     best_elbo: float = -math.inf
     best_epoch: int = -1
+    recent_elbo: float = -math.inf
+    recent_epoch: int = -1
     cuts: int = 0
-    cut_epoch: int = -1
-    settled_epoch: int = -1
     first_loss: float | None = None
     threads: int = 1
     history: list[dict[str, float]] = field(default_factory=list)
 
-    def last_gain(self) -> int:
-        """Epoch from which patience counts: the best one, the last cut, or the end of the objective's schedule."""
-        return max(self.best_epoch, self.cut_epoch, self.settled_epoch)
+    def stalled(self, val_elbo: float, patience: int) -> bool:
+        """Take note of an epoch's bound; true when it has not risen for `patience` epochs, and then start anew.
+
+        It is compared with the best since the end of the objective's schedule or the last cut, not with the best of
+        all: a lucky epoch of the warm-up must not end a training that still gains.
+        """
+        if val_elbo > self.recent_elbo:
+            self.recent_elbo, self.recent_epoch = val_elbo, self.epoch
+        if self.epoch - self.recent_epoch < patience:
+            return False
+        self.recent_elbo, self.recent_epoch = -math.inf, self.epoch
+        return True
 
 
 class NonFiniteLossError(RuntimeError):
@@ -182,11 +191,10 @@ def train(
         progress.history.append(row)
         # weights from before the schedule has run out belong to another objective, unless that is the ELBO itself
         settled = _scheduled(progress, share * epochs) >= objective.schedule_steps
-        progress.settled_epoch = progress.epoch if not settled else progress.settled_epoch
         if (settled or objective.optimises_elbo) and row["val_elbo"] > progress.best_elbo:
             progress.best_elbo, progress.best_epoch, best = row["val_elbo"], progress.epoch, _weights(module)
-        elif settled and progress.epoch - settings.patience >= progress.last_gain():
-            progress.cuts, progress.cut_epoch = progress.cuts + 1, progress.epoch
+        if settled and progress.stalled(row["val_elbo"], settings.patience):
+            progress.cuts += 1
             module.load_state_dict(best)
         progress.epoch += 1
         if hooks.on_epoch is not None:
