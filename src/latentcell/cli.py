@@ -116,18 +116,7 @@ def fit(
         )
         model.save(out / "model")
         checkpoint.unlink(missing_ok=True)
-        lc.tl.embed(cells, model, rng=seed)
-        _write_cells(cells, out / "cells.h5ad")
-        _write_report(model, out / "report.json", data)
-        _console.print("drawing figures")
-        _draw(
-            out / "figures",
-            **({"latent_grid": lc.pl.latent_grid(model)} if latent > 1 else {}),
-            traversal=lc.pl.traversal(model),
-            reconstruction=lc.pl.reconstruction(model, cells, rng=seed),
-            latent=lc.pl.latent(cells, color=color or _first_label(cells)),
-            training=lc.pl.training(model),
-        )
+        _write_run(cells, model, out, data=data, color=color, seed=seed)
         _console.print(_summary(model.report_))
 
 
@@ -298,6 +287,24 @@ def _first_label(cells: AnnData) -> str | None:
     """Return a column of obs with a handful of levels to colour by; text before numbers, and not what was added."""
     columns = [str(name) for name in cells.obs if 2 <= cells.obs[name].nunique() <= 20 and name != keys.seen(keys.VAE)]
     return min(columns, key=lambda name: cells.obs[name].dtype.kind in "iufb", default=None)
+
+
+def _write_run(cells: AnnData, model: VAE, out: Path, *, data: Path, color: str | None, seed: int) -> None:
+    """Write what a fit leaves beside the model: embedding, report and figures."""
+    import latentcell as lc
+
+    lc.tl.embed(cells, model, rng=seed)
+    _write_cells(cells, out / "cells.h5ad")
+    _write_report(model, out / "report.json", data)
+    _console.print("drawing figures")
+    _draw(
+        out / "figures",
+        **({"latent_grid": lc.pl.latent_grid(model)} if model.n_latent > 1 else {}),
+        traversal=lc.pl.traversal(model),
+        reconstruction=lc.pl.reconstruction(model, cells, rng=seed),
+        latent=lc.pl.latent(cells, color=color or _first_label(cells)),
+        training=lc.pl.training(model),
+    )
 
 
 def _write_cells(cells: AnnData, path: Path, *, images: bool = False) -> None:

@@ -12,6 +12,7 @@ Shapes: `x` is ``(n, channels, ...)``, `params` ``(n, n_outputs(channels), ...)`
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -26,7 +27,7 @@ _LOG_2PI = math.log(2 * math.pi)
 _EPS = 1e-8
 
 
-class Likelihood(nn.Module):
+class Likelihood(nn.Module, ABC):
     """Base of all likelihoods; a new one defines `pointwise`, `mean` and `sample`.
 
     Attributes
@@ -61,17 +62,17 @@ class Likelihood(nn.Module):
     def track(self, x: Tensor, params: Tensor, mask: Tensor | None) -> None:
         """Update parameters that have a closed-form optimum; nothing to do by default."""
 
+    @abstractmethod
     def pointwise(self, x: Tensor, params: Tensor, size: Tensor | None) -> Tensor:
         """Log density of every value, shape of `x`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mean(self, params: Tensor, size: Tensor | None = None) -> Tensor:
         """Expected measurement, shape of `x`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sample(self, params: Tensor, size: Tensor | None, rng: np.random.Generator) -> Tensor:
         """One draw of the measurement per cell, shape of `x`."""
-        raise NotImplementedError
 
 
 class _TrackedVariance(Likelihood):
