@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from latentcell.cells.images import take_rows
-from latentcell.errors import InputError
+from latentcell.errors import InputError, listed
 
 # consecutive rows read together from a store on disk, and how many such blocks are mixed in memory
 _BLOCK_ROWS = 128
@@ -174,10 +174,9 @@ class Source:
             values = values * region.numpy()
         broken = ~np.isfinite(values).reshape(len(values), -1).all(1)
         if broken.any():
-            named = ", ".join(str(self.names[row]) for row in rows[broken][:5])
             raise InputError(
-                f"{int(broken.sum())} cells hold missing or infinite values ({named}): they have no place in a latent "
-                "space. Leave them out, or leave out the variables that are missing."
+                f"{int(broken.sum())} cells hold missing or infinite values ({listed(self.names[rows[broken]])}): they "
+                "have no place in a latent space. Leave them out, or leave out the variables that are missing."
             )
         return Batch(
             x=torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)),

@@ -17,7 +17,7 @@ import torch
 
 from latentcell.cells.augmentation import noisy, turned, varied
 from latentcell.cells.batches import Batch, Source, in_order, shuffled
-from latentcell.errors import InputError
+from latentcell.errors import InputError, listed
 from latentcell.model import objectives
 from latentcell.model.files import read_tensors
 from latentcell.model.module import VAEModule, importance_nll
@@ -141,11 +141,10 @@ def fit_module(
                 hooks=Hooks(plan.checkpoint, identity, on_epoch, stop_requested=stop_requested),
             )
     except NonFiniteLossError as error:
-        named = ", ".join(map(str, cell_names[error.index[:5]]))
-        more = f" and {len(error.index) - 5} more" if len(error.index) > 5 else ""
         raise InputError(
-            f"Training stopped at step {error.step}: the loss is not finite or exploded on the cells {named}{more}. "
-            "Look at their measurements for extreme values, or lower the learning rate. Nothing was overwritten."
+            f"Training stopped at step {error.step}: the loss is not finite or exploded on the cells "
+            f"{listed(cell_names[error.index])}. Look at their measurements for extreme values, or lower the learning "
+            "rate. Nothing was overwritten."
         ) from None
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from latentcell.errors import InputError
+from latentcell.errors import InputError, listed
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -66,7 +66,7 @@ def split_cells(
         return Split(np.sort(order[n_out:]), np.sort(order[:n_out]))
     groups = _column(cells, split_key).iloc[rows]
     if groups.isna().any():
-        named = ", ".join(cells.obs_names[rows][groups.isna().to_numpy()][:5])
+        named = listed(cells.obs_names[rows][groups.isna().to_numpy()])
         raise InputError(f"obs[{split_key!r}] is empty for some cells ({named}), so they belong to no group.")
     levels = rng.permutation(groups.unique())
     if len(levels) < 2:

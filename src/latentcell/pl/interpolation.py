@@ -24,6 +24,7 @@ from latentcell.pl._variables import (
     normalised,
 )
 from latentcell.stats.transport import displace
+from latentcell.tl.interpolate import level_rows
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -112,7 +113,7 @@ class _Path:
         first = predicted.obs[predicted.obs["at"] == predicted.obs["at"].iloc[0]]
         self.cells, self.model, self.params, self.rng = cells, model, params, rng
         self.source, self.target = (_rows(cells, first[column]) for column in ("source_cell", "target_cell"))
-        self.truth = _level_rows(cells, params["key"], params["truth"]) if "truth" in params else np.arange(0)
+        self.truth = level_rows(cells, params["key"], params["truth"]) if "truth" in params else np.arange(0)
         at = predicted.obs["at"].unique().astype(float)
         self.steps = np.union1d(_STEPS if len(at) < 3 else _STEPS[:: len(_STEPS) - 1], at)
         self.titles = [self._title("source"), "decoded along the path\n", self._title("target")]
@@ -162,14 +163,6 @@ def _rows(cells: AnnData, names: pd.Series[Any]) -> Index:
             f"{names.iloc[int(np.argmax(rows < 0))]!r}). Give the cells that were interpolated."
         )
     return np.asarray(rows)
-
-
-def _level_rows(cells: AnnData, key: str, level: Any) -> Index:
-    """Rows of a level, numbers compared as numbers."""
-    column = cells.obs[key]
-    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-        return np.flatnonzero(column.to_numpy() == float(level))
-    return np.flatnonzero((column.astype(str) == str(level)).to_numpy())
 
 
 def _strip_size(path: _Path, n: int) -> tuple[float, float, Any]:

@@ -211,7 +211,7 @@ def _positions(at: float | Sequence[float]) -> NDArray[np.float64]:
     return positions
 
 
-def _level_rows(cells: AnnData, key: str, level: Level) -> Index:
+def level_rows(cells: AnnData, key: str, level: Level) -> Index:
     """Rows of the cells at a level of an obs column; numbers are compared as numbers, everything else as text."""
     if key not in cells.obs:
         present = ", ".join(map(repr, cells.obs.columns)) or "none"
@@ -230,7 +230,7 @@ def _level_rows(cells: AnnData, key: str, level: Level) -> Index:
 
 
 def _end_rows(cells: AnnData, key: str, source: Level, target: Level) -> tuple[Index, Index]:
-    rows = _level_rows(cells, key, source), _level_rows(cells, key, target)
+    rows = level_rows(cells, key, source), level_rows(cells, key, target)
     if np.array_equal(rows[0], rows[1]):
         raise InputError(f"Source and target are both {source!r}: there is nothing between a population and itself.")
     _check_size(source, len(rows[0]), 2)
@@ -252,8 +252,8 @@ def _check_size(level: Level, n: int, least: int) -> None:
 def _truth_rows(
     cells: AnnData, model: VAE, key: str, truth: Level, ends: tuple[Level, Level], allow_seen: bool
 ) -> Index:
-    rows = _level_rows(cells, key, truth)
-    if any(np.array_equal(rows, _level_rows(cells, key, end)) for end in ends):
+    rows = level_rows(cells, key, truth)
+    if any(np.array_equal(rows, level_rows(cells, key, end)) for end in ends):
         raise InputError(f"The truth {truth!r} is one of the ends: name a level between them.")
     _check_size(truth, len(rows), 4)
     seen = np.asarray(model.seen(cells[rows]), dtype=bool)
