@@ -9,7 +9,9 @@
 ``obs[key_added_elbo]``     evidence lower bound per cell in nats, float32 (also ``_log_px``, ``_kl``)
 ``obs[key_added_seen]``     whether the model was fitted on the cell, boolean
 ``uns[key_added]``          ``{params, versions, rng, model_sha256, var_names_sha256}``
-``uns["interpolate"]``      parameters, evaluation and verdict of the last interpolation
+``uns["interpolate"]``      parameters, plausibility, evaluation and verdict of the last interpolation
+``uns["arithmetic"]``       expression and terms behind decoded cells
+``obsm["sampled"]``         of decoded images, ``layers["sampled"]`` of others: one draw with noise
 ==========================  =====================================================================
 """
 
@@ -22,6 +24,8 @@ MASKS = "masks"
 CHANNEL_NAMES = "channel_names"
 VAE = "vae"
 INTERPOLATE = "interpolate"
+ARITHMETIC = "arithmetic"
+SAMPLED = "sampled"
 
 
 def variance(key_added: str) -> str:

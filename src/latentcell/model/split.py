@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
+from latentcell.cells.levels import column, level_rows
 from latentcell.errors import InputError, listed
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def split_cells(
         order = rng.permutation(rows)
         n_out = min(max(1, round(share * len(rows))), len(rows) - 2)
         return Split(np.sort(order[n_out:]), np.sort(order[:n_out]))
-    groups = _column(cells, split_key).iloc[rows]
+    groups = column(cells, split_key).iloc[rows]
     if groups.isna().any():
         named = listed(cells.obs_names[rows][groups.isna().to_numpy()])
         raise InputError(f"obs[{split_key!r}] is empty for some cells ({named}), so they belong to no group.")
@@ -82,18 +82,7 @@ def split_cells(
 def _excluded(cells: AnnData, exclude: Mapping[str, Sequence[Any]]) -> np.ndarray:
     mask = np.zeros(cells.n_obs, dtype=bool)
     for key, levels in exclude.items():
-        column = _column(cells, key).astype(str)
-        wanted = [str(level) for level in ([levels] if np.isscalar(levels) else levels)]
-        unknown = sorted(set(wanted) - set(column))
-        if unknown:
-            present = ", ".join(sorted(set(column))[:12])
-            raise InputError(f"exclude: obs[{key!r}] has no level {', '.join(unknown)}; its levels are: {present}.")
-        mask |= column.isin(wanted).to_numpy()
+        named: list[Any] = [levels] if np.isscalar(levels) else list(levels)
+        for level in named:
+            mask[level_rows(cells, key, level)] = True
     return mask
-
-
-def _column(cells: AnnData, key: str) -> pd.Series:
-    if key not in cells.obs:
-        present = ", ".join(map(str, cells.obs.columns)) or "none"
-        raise InputError(f"There is no obs column {key!r}; columns: {present}.")
-    return cells.obs[key]

@@ -210,7 +210,7 @@ def median_distance(x: Array, *, max_cells: int = 1_000) -> float:
     return median if median > 0 else 1.0
 
 
-def checked_populations(x: NDArray[np.floating], y: NDArray[np.floating]) -> tuple[Array, Array]:
+def checked_populations(x: NDArray[np.floating], y: NDArray[np.floating], *, least: int = 2) -> tuple[Array, Array]:
     """Return both populations as float64, refusing shapes that do not match, too few cells and missing values."""
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
@@ -218,8 +218,8 @@ def checked_populations(x: NDArray[np.floating], y: NDArray[np.floating]) -> tup
             f"Populations must be (cells, features) with the same features, found shapes {a.shape} and {b.shape}."
         )
     for name, z in (("first", a), ("second", b)):
-        if len(z) < 2:
-            raise InputError(f"The {name} population has {len(z)} cells; a distance needs at least two.")
+        if len(z) < least:
+            raise InputError(f"The {name} population has {len(z)} cells; at least {least} are needed.")
         if not np.isfinite(z).all():
             cell, feature = np.argwhere(~np.isfinite(z))[0]
             raise InputError(

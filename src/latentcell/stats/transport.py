@@ -13,6 +13,7 @@ from latentcell.stats.distances import MAX_EXACT, Array, checked_populations
 
 Method = Literal["ot", "random"]
 Path = Literal["linear", "slerp"]
+Side = Literal["source", "target", "both"]
 Index = NDArray[np.intp]
 
 MAX_SINKHORN = 5_000
@@ -28,15 +29,17 @@ def pair(
     *,
     method: Method = "ot",
     n_pairs: int | None = None,
+    growth: NDArray[np.floating] | None = None,
+    unbalanced: float | None = None,
     rng: int | np.random.Generator | None = None,
 ) -> tuple[Index, Index]:
     """Pair cells of two populations.
 
     ``"ot"`` minimises the total squared Euclidean distance, uncentred, every cell carrying the same mass: the exact
-    assignment for equal sizes, the exact plan for unequal sizes up to 2,000 cells per side, and beyond that Sinkhorn's
-    plan (Cuturi 2013) on at most 5,000 cells per side, with an entropy weight of 0.02 times the median cost after each
-    cell's smallest cost is taken off (its total cost is then a few per cent above the exact one). Pairs are drawn from
-    a plan by systematic sampling, so that every cell is used in proportion to its mass. ``"random"`` pairs
+    assignment for equal sizes, the exact plan for unequal sizes or masses up to 2,000 cells per side, and beyond that
+    Sinkhorn's plan (Cuturi 2013) on at most 5,000 cells per side, with an entropy weight of 0.02 times the median cost
+    after each cell's smallest cost is taken off (its total cost is then a few per cent above the exact one). Pairs are
+    drawn from a plan by systematic sampling, so that every cell is used in proportion to its mass. ``"random"`` pairs
     shuffled cells, each used equally often.
 
     Parameters
@@ -45,6 +48,13 @@ def pair(
         Populations ``(n, p)`` and ``(m, p)``.
     n_pairs
         Number of pairs; ``max(n, m)`` by default.
+    growth
+        Descendants that each source cell has at the target ``(n,)``, up to a factor: its mass is proportional to it
+        (Schiebinger et al. 2019). By default every cell has the same number.
+    unbalanced
+        Weight of the Kullback-Leibler penalty on the cells' masses, in units of the median cost (Chizat et al. 2018):
+        cells that only a long way could pair may lose mass to death or gain it by proliferation. 1 is mild, 0.05
+        strong; at most 2,000 cells per side. By default masses are kept.
 
     Returns
     -------
@@ -53,19 +63,24 @@ def pair(
     """
     if method not in get_args(Method):
         raise InputError(f"Pairing {method!r} is unknown; choose one of {', '.join(get_args(Method))}.")
-    source, target = checked_populations(source, target)
+    source, target = checked_populations(source, target, least=1)
     rng = np.random.default_rng(rng)
     n_pairs = max(len(source), len(target)) if n_pairs is None else n_pairs
     if n_pairs < 1:
         raise InputError(f"n_pairs={n_pairs}: ask for at least one pair.")
     if method == "random":
+        if growth is not None or unbalanced is not None:
+            raise InputError("Growth and unbalanced masses are for pairing by optimal transport, not for random pairs.")
         return _shuffled(len(source), n_pairs, rng), _shuffled(len(target), n_pairs, rng)
-    if len(source) == len(target) <= MAX_EXACT:
+    mass = None if growth is None else _checked_growth(growth, len(source))
+    if mass is None and unbalanced is None and len(source) == len(target) <= MAX_EXACT:
         i, j = linear_sum_assignment(_squared_cost(source, target))
         drawn = _shuffled(len(i), n_pairs, rng)
         return i[drawn], j[drawn]
-    rows, columns = (_subset(len(z), rng) for z in (source, target))
-    i, j = _draw(_plan(source[rows], target[columns]), n_pairs, rng)
+    most = MAX_SINKHORN if unbalanced is None else MAX_EXACT
+    rows, columns = (_subset(len(z), most, rng) for z in (source, target))
+    plan = _plan(source[rows], target[columns], None if mass is None else mass[rows], unbalanced)
+    i, j = _draw(plan, n_pairs, rng)
     return rows[i], columns[j]
 
 
@@ -101,22 +116,72 @@ def displace(
     return np.where(curved, arc, linear)
 
 
+def shift(
+    z_source: NDArray[np.floating], z_target: NDArray[np.floating], t: float, delta: NDArray[np.floating], side: Side
+) -> Array:
+    """Move cells by the difference of the two populations' means, as scGen does (Lotfollahi et al. 2019).
+
+    ``"source"``: z_source + t delta; ``"target"``: z_target - (1 - t) delta; ``"both"``: a share t of the pairs, evenly
+    spread over their order, from the target and the others from the source. The spread of the ends is kept, which
+    averages of paired cells shrink; how cells of different kinds move differently is not seen.
+
+    Parameters
+    ----------
+    z_source, z_target
+        Positions ``(n, d)``, paired by row.
+    t
+        Position on the path, 0 to 1.
+    delta
+        Mean of the target minus mean of the source, ``(d,)`` or one per pair ``(n, d)``.
+    """
+    if side not in get_args(Side):
+        raise InputError(f"Side {side!r} is unknown; choose one of {', '.join(get_args(Side))}.")
+    a, b = np.asarray(z_source, dtype=np.float64), np.asarray(z_target, dtype=np.float64)
+    onward, back = a + t * delta, b - (1 - t) * delta
+    if side == "both":
+        # multiples of the golden ratio are spread evenly, so that any run of pairs holds about a share t
+        from_target = (np.arange(len(a)) * 0.6180339887498949 + 0.5) % 1.0 < t
+        return np.where(from_target[:, None], back, onward)
+    return onward if side == "source" else back
+
+
 def _squared_cost(source: Array, target: Array) -> Array:
     from scipy.spatial.distance import cdist
 
     return np.asarray(cdist(source, target, "sqeuclidean"))
 
 
-def _subset(n: int, rng: np.random.Generator) -> Index:
-    return np.sort(rng.choice(n, MAX_SINKHORN, replace=False)) if n > MAX_SINKHORN else np.arange(n)
+def _checked_growth(growth: NDArray[np.floating], n: int) -> Array:
+    mass = np.asarray(growth, dtype=np.float64)
+    if mass.shape != (n,):
+        raise InputError(f"growth has shape {mass.shape}, but there are {n} source cells: give one number per cell.")
+    bad = ~(np.isfinite(mass) & (mass >= 0))
+    if bad.any() or mass.sum() == 0:
+        found = f"cell {int(np.argmax(bad))} has {mass[bad][0]:g}" if bad.any() else "all are 0"
+        raise InputError(f"growth must be a number of descendants per source cell, 0 or more, but {found}.")
+    return mass
 
 
-def _plan(source: Array, target: Array) -> Array:
-    """Transport plan ``(n, m)`` between uniform masses: exact when small, entropic otherwise."""
+def _subset(n: int, most: int, rng: np.random.Generator) -> Index:
+    return np.sort(rng.choice(n, most, replace=False)) if n > most else np.arange(n)
+
+
+def _plan(source: Array, target: Array, mass: Array | None, unbalanced: float | None) -> Array:
+    """Transport plan ``(n, m)``: exact when small and balanced, entropic otherwise."""
     import ot
 
     cost = _squared_cost(source, target)
-    masses = np.full(len(source), 1 / len(source)), np.full(len(target), 1 / len(target))
+    weights = np.ones(len(source)) if mass is None else mass
+    masses = weights / weights.sum(), np.full(len(target), 1 / len(target))
+    if unbalanced is not None:
+        if not 0 < unbalanced < np.inf:
+            raise InputError(f"unbalanced={unbalanced}: give a positive weight, such as 0.1, or None to keep masses.")
+        scale = float(np.median(cost)) or 1.0
+        return np.asarray(
+            ot.unbalanced.sinkhorn_knopp_unbalanced(
+                *masses, cost, SINKHORN_REGULARISATION * scale, unbalanced * scale, numItermax=1_000, stopThr=1e-5
+            )
+        )
     if max(cost.shape) <= MAX_EXACT:
         return np.asarray(ot.emd(*masses, cost, numItermax=10_000_000))
     # a shift of a row or a column leaves the plan as it is and keeps exp(-cost / regularisation) from vanishing

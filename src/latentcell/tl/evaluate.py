@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,7 @@ Index = NDArray[np.intp]
 Table = Array
 
 PREDICTION, TRUTH, FLOOR, AVERAGE = "prediction", "truth", "floor", "measurement average"
+RECONSTRUCTED = "reconstructed truth"
 ENERGY = "energy distance"
 N_COMPONENTS = 5
 N_VARIABLE_GENES = 1_000
@@ -45,7 +46,8 @@ class Representation:
 
     - images: the hand-made features of `latentcell.stats.image_features`, standardised; features that are constant in
       the ends are left out and values are cut at 10 SD, so that no single feature decides. The coordinates are the
-      variables.
+      variables. With `block` above 1, images are first averaged over squares of that many pixels: the coarse scale, at
+      which camera noise and a decoder's blur count little.
     - counts: log1p of counts scaled to the ends' median library size, the 1,000 most variable genes, standardised.
       The coordinates are the first 5 principal components of the unstandardised log values, whitened.
     - profiles: the features, standardised. The coordinates are their first 5 principal components, whitened.
@@ -53,6 +55,7 @@ class Representation:
 
     modality: Modality
     channel_names: Sequence[str]
+    block: int
     library_size: float
     columns: Index
     mean: Array
@@ -60,10 +63,12 @@ class Representation:
     rotation: Array | None
 
     @classmethod
-    def fit(cls, ends: NDArray[Any], modality: Modality, channel_names: Sequence[str] = ()) -> Representation:
+    def fit(
+        cls, ends: NDArray[Any], modality: Modality, channel_names: Sequence[str] = (), *, block: int = 1
+    ) -> Representation:
         """Fit on the measurements of source and target cells together, in stored units."""
         library = float(np.median(ends.sum(axis=1))) if modality == "counts" else 1.0
-        blank = cls(modality, channel_names, library, np.arange(0), np.zeros(0), np.ones(0), None)
+        blank = cls(modality, channel_names, block, library, np.arange(0), np.zeros(0), np.ones(0), None)
         values = blank._table(blank.comparable(ends))
         sd = values.std(axis=0)
         columns = np.flatnonzero(sd > 1e-9 * np.maximum(1e-9, np.abs(values).max(axis=0)))
@@ -93,7 +98,7 @@ class Representation:
             return np.asarray(comparable, dtype=np.float64)
         from latentcell.stats.image_features import image_features
 
-        return image_features(comparable, channel_names=self.channel_names).to_numpy()
+        return image_features(_averaged(comparable, self.block), channel_names=self.channel_names).to_numpy()
 
     def _whitening(self, values: Array) -> Array:
         from sklearn.decomposition import PCA
@@ -106,9 +111,31 @@ class Representation:
         return np.asarray(weight[:, None] * pca.components_[used].T / np.sqrt(pca.explained_variance_[used]))
 
 
+def _averaged(images: NDArray[Any], block: int) -> NDArray[Any]:
+    """Images with every `block` x `block` pixels of a plane averaged; a rest at the right and lower border is cut."""
+    if block == 1:
+        return images
+    height, width = (length // block for length in images.shape[-2:])
+    cut = images[..., : height * block, : width * block]
+    return np.asarray(cut.reshape(*images.shape[:-2], height, block, width, block).mean(axis=(-3, -1)))
+
+
+class Sample(NamedTuple):
+    """A population to compare: standardised variables ``(n, V)`` and the replicate of each cell ``(n,)`` or None."""
+
+    variables: Array
+    replicates: NDArray[Any] | None = None
+
+
+class Space(NamedTuple):
+    """Populations by method, ``"prediction"`` and ``"truth"`` among them, in one fixed representation."""
+
+    representation: Representation
+    samples: Mapping[str, Sample]
+
+
 def evaluate(
-    populations: Mapping[str, Mapping[str, Array]],
-    representation: Representation,
+    spaces: Mapping[str, Space],
     *,
     ends: tuple[str, str] = ("the source", "the target"),
     rng: int | np.random.Generator | None = None,
@@ -117,11 +144,8 @@ def evaluate(
 
     Parameters
     ----------
-    populations
-        Standardised variables ``(n, V)`` by space and method; each space holds ``"prediction"`` and ``"truth"``, all
-        others are baselines. Their order is the order of the table.
-    representation
-        Gives the coordinates of the variables. The MMD's kernel width is the truth's median distance, per space.
+    spaces
+        By name. All methods but prediction and truth are baselines; their order is the order of the table.
     ends
         What source and target are called in the verdict.
 
@@ -129,47 +153,65 @@ def evaluate(
     -------
     table
         Columns space, method, metric, value, low, high. Metrics: energy distance and squared MMD (both unbiased), W1,
-        and the per-variable error (mean absolute difference of means, in SD of the ends' cells). Intervals: 95 %,
-        200 bootstrap resamples of the cells on both sides, the same draws of the truth for every method. The row
-        ``floor`` is the truth split in two at random.
+        W2, and the per-variable error (mean absolute difference of means, in SD of the ends' cells). The MMD's kernel
+        width is the truth's median distance, per space. Intervals: 95 %, 200 bootstrap resamples on both sides, the
+        same draws of the truth for every method: of replicates where a population has at least two, else of cells. The
+        row ``floor`` is the truth split in two at random, replicates kept whole where that is possible.
     verdict
         One sentence per space, judged by the energy distance and the bootstrap of its difference to each baseline.
     """
     rng = np.random.default_rng(rng)
     rows, verdicts = [], {}
-    for space, methods in populations.items():
-        draws = _draws(methods, representation, rng)
+    for name, space in spaces.items():
+        draws = _draws(space, rng)
         for (method, metric), values in draws.items():
-            rows.append((space, method, metric, *percentile_interval(values)))
+            rows.append((name, method, metric, *percentile_interval(values)))
         energy = {method: values for (method, metric), values in draws.items() if metric == ENERGY}
-        verdicts[space] = verdict(energy, space=space, ends=ends)
+        verdicts[name] = verdict(energy, space=name, ends=ends)
     return pd.DataFrame(rows, columns=["space", "method", "metric", "value", "low", "high"]), verdicts
 
 
-def _draws(
-    methods: Mapping[str, Array], representation: Representation, rng: np.random.Generator
-) -> dict[tuple[str, str], Array]:
+def _draws(space: Space, rng: np.random.Generator) -> dict[tuple[str, str], Array]:
     """Estimate and bootstrap draws ``(1 + B,)`` of every metric for every method and the floor."""
-    truth = methods[TRUTH]
-    counts_truth = resampled_counts(len(truth), n=N_RESAMPLES, rng=rng)
-    bandwidth = median_distance(representation.coordinates(truth))
+    truth, position = space.samples[TRUTH], space.representation.coordinates
     metrics: dict[str, Statistic] = {
         ENERGY: energy_statistic,
-        "MMD": mmd_statistic(bandwidth),
+        "MMD": mmd_statistic(median_distance(position(truth.variables))),
         "W1": wasserstein_statistic(1),
+        "W2": wasserstein_statistic(2),
     }
-    halves = np.array_split(rng.permutation(len(truth)), 2)
-    compared = {name: (x, truth, counts_truth) for name, x in methods.items() if name != TRUTH}
-    counts_half = resampled_counts(len(halves[1]), n=N_RESAMPLES, rng=rng)
-    compared[FLOOR] = (truth[halves[0]], truth[halves[1]], counts_half)
+    counts_truth = _resampled(truth, rng)
+    compared = {name: (sample, truth, counts_truth) for name, sample in space.samples.items() if name != TRUTH}
+    halves = _halves(truth, rng)
+    compared[FLOOR] = (*halves, _resampled(halves[1], rng))
     draws = {}
     for name, (x, y, counts_y) in compared.items():
-        counts_x = resampled_counts(len(x), n=N_RESAMPLES, rng=rng)
-        coordinates = representation.coordinates(x), representation.coordinates(y)
+        counts_x = _resampled(x, rng)
+        coordinates = position(x.variables), position(y.variables)
         for metric, statistic in metrics.items():
             draws[name, metric] = statistic(*coordinates, counts_x, counts_y)
-        draws[name, "per-variable error"] = mean_shift_statistic(x, y, counts_x, counts_y)
+        draws[name, "per-variable error"] = mean_shift_statistic(x.variables, y.variables, counts_x, counts_y)
     return draws
+
+
+def _resampled(sample: Sample, rng: np.random.Generator) -> Array:
+    """How often each cell enters each bootstrap sample, whole replicates at a time where there are several."""
+    several = sample.replicates is not None and len(np.unique(sample.replicates)) > 1
+    replicates = sample.replicates if several else None
+    return resampled_counts(len(sample.variables), n=N_RESAMPLES, replicates=replicates, rng=rng)
+
+
+def _halves(truth: Sample, rng: np.random.Generator) -> tuple[Sample, Sample]:
+    """Split the truth in two at random; by replicates where both halves then have two cells."""
+    n = len(truth.variables)
+    first = np.isin(np.arange(n), rng.permutation(n)[: -(-n // 2)])
+    if truth.replicates is not None:
+        order = rng.permutation(np.unique(truth.replicates))
+        whole = np.isin(truth.replicates, order[: -(-len(order) // 2)])
+        first = whole if min(whole.sum(), (~whole).sum()) > 1 else first
+    names = truth.replicates
+    parts = [Sample(truth.variables[m], None if names is None else names[m]) for m in (first, ~first)]
+    return parts[0], parts[1]
 
 
 def verdict(energy: Mapping[str, Array], *, space: str, ends: tuple[str, str]) -> str:
@@ -177,7 +219,7 @@ def verdict(energy: Mapping[str, Array], *, space: str, ends: tuple[str, str]) -
 
     Better or worse means that the 95 % bootstrap interval of the difference excludes zero.
     """
-    baselines = [name for name in energy if name not in (PREDICTION, FLOOR)]
+    baselines = [name for name in energy if name not in (PREDICTION, FLOOR, RECONSTRUCTED)]
     called = {name: name for name in baselines} | {"source": f"copying {ends[0]}", "target": f"copying {ends[1]}"}
     called |= {"mixture": "a mixture of both ends", "centroid": "the decoded centroid"}
     called |= {AVERAGE: "the measurement average"}
@@ -222,11 +264,11 @@ def measurement_averages(
     *,
     n: int,
     rng: np.random.Generator,
-) -> dict[str, NDArray[np.floating]]:
-    """Interpolate without a model: average measurements, on the comparable scale, of paired cells.
+) -> dict[str, tuple[NDArray[np.floating], Index]]:
+    """Interpolate without a model: averages of paired cells' measurements, on the comparable scale.
 
     ``measurement average`` pairs cells at random, ``PCA + OT`` by optimal transport in principal components: those of
-    the representation, and for images the first 50 of the pixels.
+    the representation, and for images the first 50 of the pixels. With each average comes the row of its source cell.
     """
     if representation.modality == "images":
         from sklearn.decomposition import PCA
@@ -240,4 +282,4 @@ def measurement_averages(
         AVERAGE: pair(*positions, method="random", n_pairs=n, rng=rng),
         "PCA + OT": pair(*positions, method="ot", n_pairs=n, rng=rng),
     }
-    return {name: (1 - t) * source[i] + t * target[j] for name, (i, j) in pairs.items()}
+    return {name: ((1 - t) * source[i] + t * target[j], i) for name, (i, j) in pairs.items()}

@@ -1,0 +1,93 @@
+"""Levels of an obs column: which cells are at a stage or time, and in which order levels come."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from latentcell.errors import InputError, listed
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+Level = str | float
+
+
+def column(cells: AnnData, key: str) -> pd.Series[Any]:
+    """Column `key` of ``cells.obs``.
+
+    Raises
+    ------
+    InputError
+        If there is none; the message lists the columns.
+    """
+    if key not in cells.obs:
+        present = ", ".join(map(repr, cells.obs.columns)) or "none"
+        raise InputError(f"The cells have no column {key!r}; columns of obs: {present}.")
+    return cells.obs[key]
+
+
+def times(cells: AnnData, key: str) -> NDArray[np.float64] | None:
+    """Value of a numeric column for each cell ``(n,)``, missing as NaN; None where the levels are names.
+
+    Numbers stored as text, as they come from many tables, are numbers.
+    """
+    values = column(cells, key)
+    if pd.api.types.is_bool_dtype(values):
+        return None
+    if not pd.api.types.is_numeric_dtype(values):
+        values = values.astype(object).where(values.notna(), None)
+    numbers = pd.to_numeric(values, errors="coerce")
+    readable = numbers.notna().to_numpy() == column(cells, key).notna().to_numpy()
+    return numbers.to_numpy(dtype=np.float64) if readable.all() and numbers.notna().any() else None
+
+
+def level_rows(cells: AnnData, key: str, level: Level) -> NDArray[np.intp]:
+    """Rows of the cells at a level of an obs column; numbers are compared as numbers, everything else as text.
+
+    Raises
+    ------
+    InputError
+        If the column does not exist or no cell has the level; the message lists those present.
+    """
+    values, numbers = column(cells, key), times(cells, key)
+    if numbers is not None:
+        rows = np.flatnonzero(numbers == _number(level))
+    else:
+        rows = np.flatnonzero((values.notna() & (values.astype(str) == str(level))).to_numpy())
+    if rows.size == 0:
+        counts = values.value_counts(sort=False)
+        present = ", ".join(f"{name} ({count})" for name, count in counts[counts > 0].items())
+        raise InputError(f"No cell has {key!r} equal to {level!r}; levels present (cells): {present}.")
+    return rows
+
+
+def ordered_levels(cells: AnnData, key: str) -> list[Any]:
+    """Levels present, in their order: numbers by size, ordered categories as ordered.
+
+    Raises
+    ------
+    InputError
+        If the levels are names without an order.
+    """
+    numbers = times(cells, key)
+    if numbers is not None:
+        return [float(value) for value in np.unique(numbers[~np.isnan(numbers)])]
+    values = column(cells, key)
+    if isinstance(values.dtype, pd.CategoricalDtype) and values.cat.ordered:
+        return list(values.cat.remove_unused_categories().cat.categories)
+    raise InputError(
+        f"The levels of {key!r} are names without an order ({listed(sorted(values.dropna().astype(str).unique()), 12)}"
+        f"), so none lies between others. Name source and target, or order them: cells.obs[{key!r}] = "
+        "pandas.Categorical(..., categories=[...], ordered=True)."
+    )
+
+
+def _number(level: Level) -> float:
+    try:
+        return float(level)
+    except ValueError:
+        return float("nan")
