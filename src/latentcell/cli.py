@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from latentcell import keys
 from latentcell.errors import InputError
+from latentcell.results import console, draw, write_cells, write_leave_one_out, write_prediction, write_run
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,8 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_console = Console(stderr=True, highlight=False)
-
 Data = Annotated[Path, typer.Argument(help="Cells: .h5ad, .zarr, .npy/.npz, a folder of crops, or a profile table.")]
 _LIKELIHOOD_HELP = (
     "Noise of the measurements. Counts: nb, zinb, poisson. Profiles: gaussian, student_t. Images: gaussian, student_t, "
@@ -116,8 +114,7 @@ def fit(
         )
         model.save(out / "model")
         checkpoint.unlink(missing_ok=True)
-        _write_run(cells, model, out, data=data, color=color, seed=seed)
-        _console.print(_summary(model.report_))
+        write_run(cells, model, out, data=data, color=color, seed=seed)
 
 
 @app.command()
@@ -128,7 +125,7 @@ def embed(run: Run, data: Data, out: Out, table: Table = None, seed: Seed = 0) -
 
         model, cells = _model(run), lc.read(data, table)
         lc.tl.embed(cells, model, rng=seed)
-        _write_cells(cells, out / "cells.h5ad")
+        write_cells(cells, out / "cells.h5ad")
 
 
 @app.command()
@@ -139,26 +136,73 @@ def grid(
         tuple[int, int] | None, typer.Option(help="Two latent dimensions; by default the most used.")
     ] = None,
     n: Annotated[int, typer.Option(help="Cells along each side.")] = 13,
+    sharp: Annotated[bool, typer.Option("--sharp", help="Draw texture (after `sharpen`).")] = False,
 ) -> None:
     """Draw the decoded latent space: the grid over two dimensions and the walk along each."""
     with _told():
         import latentcell as lc
 
         model = _model(run)
-        _draw(out, latent_grid=lc.pl.latent_grid(model, dims=dims, n=n), traversal=lc.pl.traversal(model))
+        draw(
+            out,
+            latent_grid=lc.pl.latent_grid(model, dims=dims, n=n, sharp=sharp),
+            traversal=lc.pl.traversal(model, sharp=sharp),
+        )
+
+
+@app.command()
+def sharpen(
+    run: Run,
+    data: Data,
+    table: Table = None,
+    channel_names: Channels = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Training time at most.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Teach a fit of images the texture that its decoded means lack; adds it to the model in RUN."""
+    with _told():
+        import latentcell as lc
+
+        model = _model(run)
+        model.fit_refiner(lc.read(data, table, channel_names=_split(channel_names)), max_minutes=max_minutes, rng=seed)
+        folder = _model_folder(run)
+        model.save(folder)
+        console.print(f"wrote {folder}; interpolate and grid now draw sharp cells with --sharp")
 
 
 @app.command()
 def interpolate(
     run: Run,
     data: Data,
-    key: Annotated[str, typer.Option(help="obs column with the stages.")],
-    source: Annotated[str, typer.Option(help="Stage to start from.")],
-    target: Annotated[str, typer.Option(help="Stage to end at.")],
+    key: Annotated[str, typer.Option(help="obs column with the stages or times.")],
     out: Out,
-    at: Annotated[list[float] | None, typer.Option(help="Where between 0 and 1; repeatable. [default: 0.5]")] = None,
+    source: Annotated[str | None, typer.Option(help="Stage to start from. [default: the one before]")] = None,
+    target: Annotated[str | None, typer.Option(help="Stage to end at. [default: the one after]")] = None,
+    at: Annotated[
+        list[float] | None,
+        typer.Option(help="A time, or where between stages, 0 to 1; repeatable. [default: half-way]"),
+    ] = None,
     truth: Annotated[str | None, typer.Option(help="The stage that was kept away from the fit.")] = None,
+    order: Annotated[str | None, typer.Option(help="Comma-separated stages in their order.")] = None,
+    pairing: Annotated[str, typer.Option(help="ot, random or centroid.")] = "ot",
+    within: Annotated[str | None, typer.Option(help="obs column: pair cells of the same level only.")] = None,
+    growth: Annotated[str | None, typer.Option(help="obs column: descendants of each source cell.")] = None,
+    unbalanced: Annotated[float | None, typer.Option(help="Let mass grow or die: 1 mildly, 0.05 strongly.")] = None,
+    path: Annotated[
+        str, typer.Option(help="linear, slerp, shift, shift_source, shift_target, spline or geodesic.")
+    ] = "linear",
+    replicate: Annotated[str | None, typer.Option(help="obs column resampled for the intervals.")] = None,
+    sharp: Annotated[
+        bool | None, typer.Option("--sharp/--no-sharp", help="Draw texture (after `sharpen`). [default: if it can]")
+    ] = None,
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="Refit without each interior stage and predict it.")
+    ] = False,
+    split_key: Annotated[str | None, typer.Option(help="With --leave-one-out, as in fit.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="With --leave-one-out, as in fit; repeatable.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="With --leave-one-out, as in fit.")] = None,
     table: Table = None,
+    channel_names: Channels = None,
     allow_seen: Annotated[bool, typer.Option("--allow-seen", help="Accept truth that the fit has seen.")] = False,
     seed: Seed = 0,
 ) -> None:
@@ -166,32 +210,29 @@ def interpolate(
     with _told():
         import latentcell as lc
 
-        model, cells = _model(run), lc.read(data, table)
-        predicted = lc.tl.interpolate(
-            cells,
-            model,
-            key,
-            source=source,
-            target=target,
-            at=at or 0.5,
-            truth=truth,
-            allow_seen=allow_seen,
-            rng=seed,
-        )
-        _write_cells(predicted, out / "predicted.h5ad", images=True)
-        result = predicted.uns["interpolate"]
-        evaluation = out / "evaluation.csv"
-        if "evaluation" not in result:
-            evaluation.unlink(missing_ok=True)  # of an earlier prediction
-            _console.print(
-                f"{predicted.n_obs} cells predicted between {source} and {target}; no truth to compare with."
-            )
-        else:
-            result["evaluation"].to_csv(evaluation, index=False)
-            _console.print(f"wrote {evaluation}")
-            for sentence in result["verdict"].values():
-                _console.print(sentence, markup=False)
-        _draw(out / "figures", interpolation=lc.pl.interpolation(predicted, cells, model))
+        model = _model(run)
+        cells = lc.read(data, table, channel_names=_split(channel_names))
+        if order is not None:
+            cells = lc.cells.ordered(cells, key, _split(order) or [])
+        chosen: dict[str, Any] = {
+            "pairing": lc.tl.Pairing(pairing, within=within, growth=growth, unbalanced=unbalanced),  # type: ignore[arg-type]
+            "path": path,
+            "replicate": replicate,
+            "sharp": sharp,
+            "allow_seen": allow_seen,
+            "rng": seed,
+        }
+        if leave_one_out:
+            if source or target or at or truth:
+                raise InputError(
+                    "--leave-one-out takes every stage in turn: leave out --source, --target, --at, --truth."
+                )
+            fit_options = {"split_key": split_key, "exclude": _excluded(exclude), "epochs": epochs}
+            tested = lc.tl.leave_one_out(cells, model, key, folder=out / "models", fit=fit_options, **chosen)
+            write_leave_one_out(tested, out)
+            return
+        predicted = lc.tl.interpolate(cells, model, key, source=source, target=target, at=at, truth=truth, **chosen)
+        write_prediction(predicted, cells, model, out)
 
 
 @app.command()
@@ -206,7 +247,7 @@ def demo(
         checks = run(out, rng=seed)
         for check in checks:
             typer.echo(str(check))
-        _console.print(f"wrote figures, models and tables below {out}; start with {out}/images/latent_grid.png")
+        console.print(f"wrote figures, models and tables below {out}; start with {out}/images/latent_grid.png")
         if not all(check.passed for check in checks):
             raise typer.Exit(1)
 
@@ -220,21 +261,21 @@ def _told() -> Iterator[None]:
         handler.addFilter(_Once())
     for noisy in ("fontTools", "matplotlib", "fsspec", "anndata"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    warnings.showwarning = lambda message, *_, **__: _console.print(f"warning: {message}", markup=False)
+    warnings.showwarning = lambda message, *_, **__: console.print(f"warning: {message}", markup=False)
     try:
         yield
     except InputError as error:
-        _console.print(f"latentcell: {error}", markup=False)
+        console.print(f"latentcell: {error}", markup=False)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        _console.print(
+        console.print(
             "latentcell: interrupted. Results written before stand; an interrupted fit goes on from its last "
             "checkpoint when the same command is given again.",
             markup=False,
         )
         raise typer.Exit(130) from None
     except OSError as error:
-        _console.print(f"latentcell: {error}. Nothing that was there before is lost.", markup=False)
+        console.print(f"latentcell: {error}. Nothing that was there before is lost.", markup=False)
         raise typer.Exit(1) from None
 
 
@@ -255,7 +296,11 @@ class _Once(logging.Filter):
 def _model(run: Path) -> VAE:
     import latentcell as lc
 
-    return lc.VAE.load(run / "model" if (run / "model").is_dir() else run)
+    return lc.VAE.load(_model_folder(run))
+
+
+def _model_folder(run: Path) -> Path:
+    return run / "model" if (run / "model").is_dir() else run
 
 
 def _split(names: str | None) -> list[str] | None:
@@ -280,59 +325,4 @@ def _warn(cells: AnnData, layer: str | None) -> None:
         return
     for problem in inspect(cells, layer=layer).problems:
         if problem.severity == "warning":
-            _console.print(f"warning: {problem}", markup=False)
-
-
-def _first_label(cells: AnnData) -> str | None:
-    """Return a column of obs with a handful of levels to colour by; text before numbers, and not what was added."""
-    columns = [str(name) for name in cells.obs if 2 <= cells.obs[name].nunique() <= 20 and name != keys.seen(keys.VAE)]
-    return min(columns, key=lambda name: cells.obs[name].dtype.kind in "iufb", default=None)
-
-
-def _write_run(cells: AnnData, model: VAE, out: Path, *, data: Path, color: str | None, seed: int) -> None:
-    """Write what a fit leaves beside the model: embedding, report and figures."""
-    import latentcell as lc
-
-    lc.tl.embed(cells, model, rng=seed)
-    _write_cells(cells, out / "cells.h5ad")
-    _write_report(model, out / "report.json", data)
-    _console.print("drawing figures")
-    _draw(
-        out / "figures",
-        **({"latent_grid": lc.pl.latent_grid(model)} if model.n_latent > 1 else {}),
-        traversal=lc.pl.traversal(model),
-        reconstruction=lc.pl.reconstruction(model, cells, rng=seed),
-        latent=lc.pl.latent(cells, color=color or _first_label(cells)),
-        training=lc.pl.training(model),
-    )
-
-
-def _write_cells(cells: AnnData, path: Path, *, images: bool = False) -> None:
-    from latentcell.cells.stores import write_h5ad
-
-    write_h5ad(cells, path, images=images)
-    _console.print(f"wrote {path}")
-
-
-def _write_report(model: VAE, path: Path, data: Path) -> None:
-    from latentcell.atomic import write_json
-
-    write_json(path, {"data": str(data), **model.report_})
-    _console.print(f"wrote {path}")
-
-
-def _draw(folder: Path, **figures: Any) -> None:
-    from latentcell.pl import save
-
-    for name, figure in figures.items():
-        written = save(figure, folder / name)
-        _console.print(f"wrote {' and '.join(map(str, written))}")
-
-
-def _summary(report: dict[str, Any]) -> str:
-    return (
-        f"Held-out ELBO {report['held_out_elbo']:.1f} nats per cell (log p(x|z) {report['held_out_log_px']:.1f}, KL "
-        f"{report['held_out_kl']:.1f}); importance-weighted NLL {report['held_out_nll']:.1f} "
-        f"({report['nll_median_effective_draws']:.1f} effective of {report['nll_draws']} draws). {report['verdict']} "
-        f"{report['seconds']:.0f} s, {report['cells_per_second']:,.0f} cells/s, seed {report['seed']}."
-    )
+            console.print(f"warning: {problem}", markup=False)

@@ -9,11 +9,18 @@ if TYPE_CHECKING:
     from latentcell.cells import simulate
     from latentcell.cells.crops import crop_cells
     from latentcell.cells.images import set_images
+    from latentcell.cells.levels import ordered
     from latentcell.cells.stores import write_h5ad, write_zarr
 
-__all__ = ["crop_cells", "set_images", "simulate", "write_h5ad", "write_zarr"]
+__all__ = ["crop_cells", "ordered", "set_images", "simulate", "write_h5ad", "write_zarr"]
 
-_HOMES = {"crop_cells": "crops", "set_images": "images", "write_h5ad": "stores", "write_zarr": "stores"}
+_HOMES = {
+    "crop_cells": "crops",
+    "ordered": "levels",
+    "set_images": "images",
+    "write_h5ad": "stores",
+    "write_zarr": "stores",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,10 +11,14 @@ import pandas as pd
 from latentcell.errors import InputError, listed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anndata import AnnData
     from numpy.typing import NDArray
 
 Level = str | float
+
+logger = logging.getLogger("latentcell")
 
 
 def column(cells: AnnData, key: str) -> pd.Series[Any]:
@@ -84,6 +89,22 @@ def ordered_levels(cells: AnnData, key: str) -> list[Any]:
         f"), so none lies between others. Name source and target, or order them: cells.obs[{key!r}] = "
         "pandas.Categorical(..., categories=[...], ordered=True)."
     )
+
+
+def ordered(cells: AnnData, key: str, order: Sequence[Level]) -> AnnData:
+    """Cells of the named levels only, with ``obs[key]`` an ordered categorical in that order.
+
+    Raises
+    ------
+    InputError
+        If a level of `order` has no cells.
+    """
+    rows = np.sort(np.concatenate([level_rows(cells, key, level) for level in order]))
+    kept = cells[rows].copy()
+    kept.obs[key] = pd.Categorical(kept.obs[key].astype(str), categories=list(map(str, order)), ordered=True)
+    if len(kept) < len(cells):
+        logger.info("%d cells at other levels of %r are left out", len(cells) - len(kept), key)
+    return kept
 
 
 def _number(level: Level) -> float:

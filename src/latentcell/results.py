@@ -1,0 +1,115 @@
+"""What a command leaves in its folder: tables, cells and figures, and a line on each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from latentcell import keys
+from latentcell.atomic import replacing, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from latentcell.model.vae import VAE
+
+console = Console(stderr=True, highlight=False)
+
+
+def write_run(cells: AnnData, model: VAE, out: Path, *, data: Path, color: str | None, seed: int) -> None:
+    """Write what a fit leaves beside the model: embedding, report and figures."""
+    import latentcell as lc
+
+    lc.tl.embed(cells, model, rng=seed)
+    write_cells(cells, out / "cells.h5ad")
+    write_json(out / "report.json", {"data": str(data), **model.report_})
+    console.print(f"wrote {out / 'report.json'}; drawing figures")
+    draw(
+        out / "figures",
+        **({"latent_grid": lc.pl.latent_grid(model)} if model.n_latent > 1 else {}),
+        traversal=lc.pl.traversal(model),
+        reconstruction=lc.pl.reconstruction(model, cells, rng=seed),
+        latent=lc.pl.latent(cells, color=color or _first_label(cells)),
+        training=lc.pl.training(model),
+    )
+    console.print(_summary(model.report_))
+
+
+def write_prediction(predicted: AnnData, cells: AnnData, model: VAE, out: Path) -> None:
+    """Write predicted cells, plausibility, evaluation and figures, and say the verdict."""
+    import latentcell as lc
+
+    write_cells(predicted, out / "predicted.h5ad", images=True)
+    result = predicted.uns[keys.INTERPOLATE]
+    _write_table(result["plausibility"], out / "plausibility.csv")
+    evaluation = out / "evaluation.csv"
+    if "evaluation" in result:
+        _write_table(result["evaluation"], evaluation)
+        for sentence in result["verdict"].values():
+            console.print(sentence, markup=False)
+    else:
+        evaluation.unlink(missing_ok=True)  # of an earlier prediction
+        params = result["params"]
+        console.print(
+            f"{predicted.n_obs} cells predicted between {params['source']} and {params['target']}; no truth to compare "
+            "with."
+        )
+    figures = {
+        "interpolation": lc.pl.interpolation(predicted, cells, model, sharp=result["params"]["sharp"]),
+        "path": lc.pl.path(predicted, cells, model),
+    }
+    if model.modality_ != "images":
+        figures["changes"] = lc.pl.changes(predicted, cells, model)
+    draw(out / "figures", **figures)
+
+
+def write_leave_one_out(tested: pd.DataFrame, out: Path) -> None:
+    """Write the evaluations of all levels left out and their figure, and say the verdicts."""
+    import latentcell as lc
+
+    _write_table(tested, out / "evaluation.csv")
+    for level, verdict in tested.attrs["verdicts"].items():
+        for sentence in verdict.values():
+            console.print(f"{level}: {sentence}", markup=False)
+    draw(out / "figures", leave_one_out=lc.pl.evaluation(tested))
+
+
+def write_cells(cells: AnnData, path: Path, *, images: bool = False) -> None:
+    """Write an h5ad file; without the images unless asked."""
+    from latentcell.cells.stores import write_h5ad
+
+    write_h5ad(cells, path, images=images)
+    console.print(f"wrote {path}")
+
+
+def draw(folder: Path, **figures: Any) -> None:
+    """Save figures under their names, as PNG and SVG."""
+    from latentcell.pl import save
+
+    for name, figure in figures.items():
+        written = save(figure, folder / name)
+        console.print(f"wrote {' and '.join(map(str, written))}")
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False)
+    console.print(f"wrote {path}")
+
+
+def _first_label(cells: AnnData) -> str | None:
+    """Return a column of obs with a handful of levels to colour by; text before numbers, and not what was added."""
+    columns = [str(name) for name in cells.obs if 2 <= cells.obs[name].nunique() <= 20 and name != keys.seen(keys.VAE)]
+    return min(columns, key=lambda name: cells.obs[name].dtype.kind in "iufb", default=None)
+
+
+def _summary(report: dict[str, Any]) -> str:
+    return (
+        f"Held-out ELBO {report['held_out_elbo']:.1f} nats per cell (log p(x|z) {report['held_out_log_px']:.1f}, KL "
+        f"{report['held_out_kl']:.1f}); importance-weighted NLL {report['held_out_nll']:.1f} "
+        f"({report['nll_median_effective_draws']:.1f} effective of {report['nll_draws']} draws). {report['verdict']} "
+        f"{report['seconds']:.0f} s, {report['cells_per_second']:,.0f} cells/s, seed {report['seed']}."
+    )
