@@ -12,6 +12,7 @@
 ``uns["interpolate"]``      parameters, plausibility, evaluation and verdict of the last interpolation
 ``uns["arithmetic"]``       expression and terms behind decoded cells
 ``obsm["sampled"]``         of decoded images, ``layers["sampled"]`` of others: one draw with noise
+``layers["moved"]``         of predicted counts and profiles: measurements moved without the decoder
 ==========================  =====================================================================
 """
 
@@ -26,6 +27,7 @@ VAE = "vae"
 INTERPOLATE = "interpolate"
 ARITHMETIC = "arithmetic"
 SAMPLED = "sampled"
+MOVED = "moved"
 
 
 def variance(key_added: str) -> str:

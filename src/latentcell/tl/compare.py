@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from latentcell import keys
 from latentcell.cells.images import set_images
 from latentcell.cells.levels import column
-from latentcell.tl.course import Course, Floats, Index, Pairing, Pairs, Population
+from latentcell.tl.course import Course, Floats, Index, Method, Pairing, Pairs, Population
 from latentcell.tl.evaluate import (
     AVERAGE,
+    MOVED,
     PREDICTION,
     RECONSTRUCTED,
     TRUTH,
@@ -31,7 +32,7 @@ MAX_EVALUATED = 1_000
 COARSE = 4
 """Pixels along each side of a square that the coarse scale averages."""
 
-_OTHERS = {"random pairs": Pairing("random"), "centroid": Pairing("centroid")}
+_OTHERS: dict[str, Method] = {"random pairs": "random", "centroid": "centroid"}
 
 
 @dataclass(frozen=True)
@@ -61,44 +62,47 @@ class Comparison:
 
     def spaces(self, rng: np.random.Generator) -> dict[str, Space]:
         """Populations by space: ``"model"``, ``"data"`` and, for images, ``"data, coarse"``."""
-        thinned = self._thinned(rng)
-        course, model = thinned.course, thinned.course.model
-        truth = Population.of(course.cells, model, thinned.truth)
+        return self._thinned(rng)._spaces(rng)
+
+    def _spaces(self, rng: np.random.Generator) -> dict[str, Space]:
+        course, model, t = self.course, self.course.model, self.t
+        truth = Population.of(course.cells, model, self.truth)
         real = {"source": course.source, "target": course.target, TRUTH: truth}
         measured = {name: model.measurements(course.cells[end.rows]) for name, end in real.items()}
         both = np.concatenate([measured["source"], measured["target"]])
-        representation = Representation.fit(both, model.modality_, model.names_)
-        comparable = {name: representation.comparable(values) for name, values in measured.items()}
+        depth = course.depth if model.modality_ == "counts" else None
+        fixed = Representation.fit(both, model.modality_, model.names_, library_size=depth)
+        comparable = {name: fixed.comparable(values) for name, values in measured.items()}
         averages = measurement_averages(
-            representation, comparable["source"], comparable["target"], self.t, n=len(thinned.pairs), rng=rng
+            fixed, comparable["source"], comparable["target"], t, n=len(self.pairs), curved=course.curved(t), rng=rng
         )
         rows = {name: end.rows for name, end in real.items()}
-        rows |= {name: course.source.rows[i] for name, (_, i) in averages.items()}
-        averaged = {name: values for name, (values, _) in averages.items()}
-        mixed = mixture(len(rows["source"]), len(rows["target"]), self.t, rng=rng)
-
-        data: dict[str, tuple[Floats, Index]] = {PREDICTION: (thinned.sampled, thinned.pairs.source.rows)}
-        data |= {name: (measured[name], rows[name]) for name in real}
-        drawn, decoded = thinned._others(rng)
-        reconstructed = {name: course.reconstruct(end) for name, end in real.items()}
-        data[RECONSTRUCTED] = thinned._drawn(Pairs(truth, truth, np.zeros_like(truth.z)), 0.0, rng), truth.rows
-        seen = thinned._populations(representation, data | drawn, mixed, rows, averaged)
-        shown = {PREDICTION: (course.decode(thinned.pairs, self.t), thinned.pairs.source.rows)}
-        shown |= {name: (values, rows[name]) for name, values in reconstructed.items()}
-        if model.modality_ != "counts" and keys.MASKS not in course.cells.obsm:
-            shown[AVERAGE] = _encoded_average(course, averaged[AVERAGE]), rows[AVERAGE]
-        # what the decoder cannot draw varies little among decoded cells: each space has the scale of its own ends
-        own = Representation.fit(
-            np.concatenate([reconstructed["source"], reconstructed["target"]]), model.modality_, model.names_
-        )
-        spaces = {
-            "model": Space(own, thinned._populations(own, shown | decoded, mixed, rows, {})),
-            "data": Space(representation, seen),
+        rows |= {PREDICTION: self.pairs.source.rows} | {
+            name: course.source.rows[i] for name, (_, i) in averages.items()
         }
+        mixed = mixture(len(rows["source"]), len(rows["target"]), t, rng=rng)
+
+        data, shown = {PREDICTION: fixed.comparable(self.sampled)}, {PREDICTION: course.decode(self.pairs, t)}
+        data |= comparable
+        shown |= {name: course.reconstruct(end) for name, end in real.items()}
+        for name, pairs in self._other_pairs(rng).items():
+            data[name] = fixed.comparable(course.decode(pairs, t, noise=rng, sharp=self.sharp))
+            shown[name], rows[name] = course.decode(pairs, t), pairs.source.rows
+        data |= {name: values for name, (values, _) in averages.items()}
+        if model.modality_ != "images":
+            data[MOVED], rows[MOVED] = course.moved(self.pairs, t), rows[PREDICTION]
+        back = course.reconstruct(truth, noise=rng, sharp=self.sharp)
+        data[RECONSTRUCTED], rows[RECONSTRUCTED] = fixed.comparable(back), truth.rows
+        if model.modality_ != "counts" and keys.MASKS not in course.cells.obsm:
+            shown[AVERAGE] = _encoded_average(course, averages[AVERAGE][0])
+
+        # what the decoder cannot draw varies little among decoded cells: each space has the scale of its own ends
+        own = Representation.fit(np.concatenate([shown["source"], shown["target"]]), model.modality_, model.names_)
+        model_space = {name: own.comparable(values) for name, values in shown.items()}
+        spaces = {"model": self._space(own, model_space, rows, mixed), "data": self._space(fixed, data, rows, mixed)}
         if model.modality_ == "images":
             coarse = Representation.fit(both, "images", model.names_, block=COARSE)
-            samples = thinned._populations(coarse, data | drawn, mixed, rows, averaged)
-            spaces["data, coarse"] = Space(coarse, samples)
+            spaces["data, coarse"] = self._space(coarse, data, rows, mixed)
         return spaces
 
     def _thinned(self, rng: np.random.Generator) -> Comparison:
@@ -113,40 +117,27 @@ class Comparison:
             truth=self.truth[_some(len(self.truth), rng)],
         )
 
-    def _others(self, rng: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Draws and means, with the rows of the source cells, of the same model with cells paired otherwise."""
-        drawn, decoded = {}, {}
-        for name, pairing in _OTHERS.items():
-            if pairing.method == self.pairing.method:
-                continue
-            pairs = self.course.pairs(replace(pairing, within=self.pairing.within), len(self.pairs), rng)
-            drawn[name] = self._drawn(pairs, self.t, rng), pairs.source.rows
-            decoded[name] = self.course.decode(pairs, self.t), pairs.source.rows
-        return drawn, decoded
-
-    def _drawn(self, pairs: Pairs, t: float, rng: np.random.Generator) -> Floats:
-        return self.course.decode(pairs, t, noise=rng, sharp=self.sharp)
-
-    def _populations(
-        self,
-        representation: Representation,
-        measured: dict[str, tuple[Floats, Index]],
-        mixed: Index,
-        rows: dict[str, Index],
-        averaged: dict[str, Floats],
-    ) -> dict[str, Sample]:
-        """Variables and replicates of populations given as measurements, of the mixture, and of averages."""
-        tables = {
-            name: (representation.variables(representation.comparable(values)), where)
-            for name, (values, where) in measured.items()
+    def _other_pairs(self, rng: np.random.Generator) -> dict[str, Pairs]:
+        """Cells paired in the ways that serve as baselines, but for the prediction's own."""
+        return {
+            name: self.course.pairs(Pairing(method, within=self.pairing.within), len(self.pairs), rng)
+            for name, method in _OTHERS.items()
+            if method != self.pairing.method
         }
-        ends = tables["source"], tables["target"]
-        tables["mixture"] = tuple(np.concatenate(parts)[mixed] for parts in zip(*ends, strict=True))  # type: ignore[assignment]
-        tables |= {name: (representation.variables(values), rows[name]) for name, values in averaged.items()}
-        order = [PREDICTION, TRUTH, "source", "target", "mixture"]
-        names = order + [name for name in tables if name not in (*order, RECONSTRUCTED)]
-        names += [RECONSTRUCTED] if RECONSTRUCTED in tables else []
-        return {name: Sample(tables[name][0], self._replicates(tables[name][1])) for name in names}
+
+    def _space(
+        self, representation: Representation, comparable: dict[str, Floats], rows: dict[str, Index], mixed: Index
+    ) -> Space:
+        """Variables and replicates of populations, the prediction first and the mixture after the ends."""
+        samples = {
+            name: Sample(representation.variables(values), self._replicates(rows[name]))
+            for name, values in comparable.items()
+        }
+        ends = samples["source"], samples["target"]
+        replicates = None if ends[0].replicates is None else np.concatenate([end.replicates for end in ends])[mixed]
+        both = Sample(np.concatenate([end.variables for end in ends])[mixed], replicates)
+        first = {name: samples.pop(name) for name in (PREDICTION, TRUTH, "source", "target")}
+        return Space(representation, first | {"mixture": both} | samples)
 
     def _replicates(self, rows: Index) -> NDArray[Any] | None:
         if self.replicate is None:

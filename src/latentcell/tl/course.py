@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from anndata import AnnData
@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from latentcell.cells.levels import Level, column, level_rows, times
 from latentcell.errors import InputError, listed
+from latentcell.stats.curves import turn
 from latentcell.stats.transport import displace, pair, shift
+from latentcell.tl.evaluate import log_normalised
 
 if TYPE_CHECKING:
     from latentcell.model.vae import VAE
 
 Method = Literal["ot", "random", "centroid"]
-Path = Literal["linear", "slerp", "shift", "shift_source", "shift_target", "spline", "geodesic"]
+Path = Literal["auto", "linear", "curve", "slerp", "shift", "shift_source", "shift_target", "geodesic"]
 Index = NDArray[np.intp]
 Floats = NDArray[np.floating]
 
@@ -98,6 +100,25 @@ class Pairs:
         return Pairs(self.source.take(index), self.target.take(index), self.delta[index])
 
 
+class Knots(NamedTuple):
+    """Known levels of a time course, in ascending order of their time.
+
+    Attributes
+    ----------
+    places
+        Time relative to the ends, source 0 and target 1, ``(k,)``.
+    z
+        Mean latent position ``(k, d)``.
+    measured
+        Mean in which progress and bend are found ``(k, p)``: of the comparable measurements, for images of the
+        latent positions.
+    """
+
+    places: Floats
+    z: Floats
+    measured: Floats
+
+
 @dataclass(frozen=True)
 class Course:
     """The two ends, the path between them, and the model that decodes what lies on it.
@@ -105,8 +126,7 @@ class Course:
     Attributes
     ----------
     knots
-        For the path ``"spline"``: time of each known level relative to the ends (source 0, target 1) and mean latent
-        position ``(k, d)`` of its cells.
+        For the path ``"curve"``: the known levels.
     library_size
         Total counts of decoded cells; by default the geometric interpolation of the two paired cells' own.
     """
@@ -116,7 +136,7 @@ class Course:
     source: Population
     target: Population
     path: Path = "linear"
-    knots: tuple[Floats, Floats] | None = None
+    knots: Knots | None = None
     library_size: float | None = None
 
     def __post_init__(self) -> None:
@@ -156,10 +176,46 @@ class Course:
             return shift(a, b, t, pairs.delta, side).astype(np.float32)
         if self.path == "geodesic":
             return self.model.geodesic(a, b, t, batch=self.batch(pairs))
-        line = displace(a, b, t, "slerp" if self.path == "slerp" else "linear")
-        if self.path == "spline" and self.knots is not None:
-            line = line + bend(*self.knots, t)
-        return line.astype(np.float32)
+        progress, bend = self._turn(t)
+        line = displace(a, b, progress, "slerp" if self.path == "slerp" else "linear")
+        return (line if bend is None or self.knots is None else line + bend @ self.knots.z).astype(np.float32)
+
+    def moved(self, pairs: Pairs, t: float) -> Floats:
+        """Measurements of the paired cells themselves, averaged along the path, ``(n, F)``, without the decoder.
+
+        Counts are averaged as log1p of counts scaled to `depth`. The averages of a path that starts from one end only
+        are those of the line.
+        """
+        progress, bend = self._turn(t)
+        blocks = []
+        for rows in np.array_split(np.arange(len(pairs)), -(-len(pairs) // _BLOCK)):
+            a, b = (self.comparable(end.rows[rows]) for end in (pairs.source, pairs.target))
+            line = (1 - progress) * a + progress * b
+            blocks.append(line if bend is None or self.knots is None else line + bend @ self.knots.measured)
+        return np.concatenate(blocks).astype(np.float32)
+
+    def comparable(self, rows: Index) -> Floats:
+        """Measurements of cells on the scale on which they may be averaged, ``(n, F)``: counts as log-normalised."""
+        measured = self.model.measurements(self.cells[rows])
+        return log_normalised(measured, self.depth) if self.model.modality_ == "counts" else measured
+
+    def mean_measured(self, rows: Index) -> Floats:
+        """Mean of the comparable measurements of cells, ``(F,)``."""
+        blocks = np.array_split(rows, -(-len(rows) // _BLOCK))
+        return np.asarray(sum(self.comparable(block).sum(axis=0, dtype=np.float64) for block in blocks) / len(rows))
+
+    @property
+    def depth(self) -> float:
+        """Median total counts of the cells of both ends; 1 where cells have none."""
+        sizes = [end.library_size for end in (self.source, self.target) if end.library_size is not None]
+        return float(np.median(np.concatenate(sizes))) if sizes else 1.0
+
+    def _turn(self, t: float) -> tuple[float, Floats | None]:
+        """Progress from source to target at `t`, and weights of the known levels that bend the line."""
+        if self.path != "curve" or self.knots is None:
+            return t, None
+        found = turn(self.knots.places, self.knots.measured, t)
+        return float(found.line[self.knots.places == 1.0][0]), found.bend
 
     def batch(self, pairs: Pairs) -> Any:
         """Batch in which each pair is decoded: that of its source cell."""
@@ -181,10 +237,19 @@ class Course:
             options |= {"sharp": True} if sharp else {"noise": True}
         return np.asarray(self.model.decode(self.positions(pairs, t), rng=noise, **options), dtype=np.float32)
 
-    def reconstruct(self, population: Population) -> Floats:
-        """Decode cells where they are, at their own batch and library size."""
+    def reconstruct(
+        self, population: Population, *, noise: np.random.Generator | None = None, sharp: bool = False
+    ) -> Floats:
+        """Decode cells where they are, at their own batch and library size; as a mean or one draw."""
         still = Pairs(population, population, np.zeros_like(population.z))
-        return replace(self, path="linear", library_size=None).decode(still, 0.0)
+        return replace(self, path="linear", library_size=None).decode(still, 0.0, noise=noise, sharp=sharp)
+
+    def curved(self, t: float) -> tuple[float, Floats] | None:
+        """Progress at `t` and the bend of measurements ``(F,)``; None on a path that does not bend those."""
+        progress, bend = self._turn(t)
+        if bend is None or self.knots is None or self.model.modality_ == "images":
+            return None
+        return progress, bend @ self.knots.measured
 
     def _matched(self, a: Index, b: Index, pairing: Pairing, n: int, rng: np.random.Generator) -> tuple[Index, Index]:
         """Pair the cells at places `a` of the source with those at places `b` of the target."""
@@ -222,20 +287,6 @@ class Course:
             (np.flatnonzero(a == level), np.flatnonzero(b == level), float(share))
             for level, share in zip(common, shares / shares.sum(), strict=True)
         ]
-
-
-def bend(knot_times: Floats, knot_means: Floats, t: float) -> NDArray[np.float64]:
-    """How far the curve through the means of all known levels leaves the straight line at `t`, ``(d,)``.
-
-    The curve is the monotone piecewise cubic (Fritsch and Carlson 1980), which does not overshoot the levels; with no
-    levels beyond the two ends it is the line.
-    """
-    from scipy.interpolate import PchipInterpolator
-
-    order = np.argsort(knot_times)
-    x, y = np.asarray(knot_times)[order], np.asarray(knot_means, dtype=np.float64)[order]
-    source, target = y[np.searchsorted(x, 0.0)], y[np.searchsorted(x, 1.0)]
-    return np.asarray(PchipInterpolator(x, y)(t) - ((1 - t) * source + t * target))
 
 
 def population_rows(cells: AnnData, key: str, level: Level, least: int, few: int) -> Index:

@@ -32,7 +32,11 @@ Index = NDArray[np.intp]
 Table = Array
 
 PREDICTION, TRUTH, FLOOR, AVERAGE = "prediction", "truth", "floor", "measurement average"
-RECONSTRUCTED = "reconstructed truth"
+RECONSTRUCTED, MOVED, CURVED = "reconstructed truth", "moved measurements", "PCA + OT, curved"
+
+NO_BASELINES = (PREDICTION, FLOOR, RECONSTRUCTED, MOVED)
+"""Rows of an evaluation that the verdict does not hold the prediction against."""
+
 ENERGY = "energy distance"
 N_COMPONENTS = 5
 N_VARIABLE_GENES = 1_000
@@ -64,10 +68,16 @@ class Representation:
 
     @classmethod
     def fit(
-        cls, ends: NDArray[Any], modality: Modality, channel_names: Sequence[str] = (), *, block: int = 1
+        cls,
+        ends: NDArray[Any],
+        modality: Modality,
+        channel_names: Sequence[str] = (),
+        *,
+        block: int = 1,
+        library_size: float | None = None,
     ) -> Representation:
         """Fit on the measurements of source and target cells together, in stored units."""
-        library = float(np.median(ends.sum(axis=1))) if modality == "counts" else 1.0
+        library = library_size or (float(np.median(ends.sum(axis=1))) if modality == "counts" else 1.0)
         blank = cls(modality, channel_names, block, library, np.arange(0), np.zeros(0), np.ones(0), None)
         values = blank._table(blank.comparable(ends))
         sd = values.std(axis=0)
@@ -81,8 +91,7 @@ class Representation:
         """Measurements on the scale on which cells may be averaged: log-normalised counts, others as stored."""
         if self.modality != "counts":
             return np.asarray(measured, dtype=np.float32)
-        size = np.maximum(measured.sum(axis=1, keepdims=True, dtype=np.float64), 1e-12)
-        return np.asarray(np.log1p(measured * (self.library_size / size)), dtype=np.float32)
+        return log_normalised(measured, self.library_size)
 
     def variables(self, comparable: NDArray[np.floating]) -> Array:
         """Standardised variables ``(n, V)`` of measurements on the comparable scale."""
@@ -109,6 +118,12 @@ class Representation:
         pca.fit((values - self.mean) / self.sd * weight)
         used = pca.explained_variance_ > 1e-9 * pca.explained_variance_[0]
         return np.asarray(weight[:, None] * pca.components_[used].T / np.sqrt(pca.explained_variance_[used]))
+
+
+def log_normalised(counts: NDArray[Any], library_size: float) -> NDArray[np.float32]:
+    """log1p of counts ``(n, G)`` scaled to a common total."""
+    size = np.maximum(counts.sum(axis=1, keepdims=True, dtype=np.float64), 1e-12)
+    return np.asarray(np.log1p(counts * (library_size / size)), dtype=np.float32)
 
 
 def _averaged(images: NDArray[Any], block: int) -> NDArray[Any]:
@@ -219,7 +234,7 @@ def verdict(energy: Mapping[str, Array], *, space: str, ends: tuple[str, str]) -
 
     Better or worse means that the 95 % bootstrap interval of the difference excludes zero.
     """
-    baselines = [name for name in energy if name not in (PREDICTION, FLOOR, RECONSTRUCTED)]
+    baselines = [name for name in energy if name not in NO_BASELINES]
     called = {name: name for name in baselines} | {"source": f"copying {ends[0]}", "target": f"copying {ends[1]}"}
     called |= {"mixture": "a mixture of both ends", "centroid": "the decoded centroid"}
     called |= {AVERAGE: "the measurement average"}
@@ -236,9 +251,11 @@ def verdict(energy: Mapping[str, Array], *, space: str, ends: tuple[str, str]) -
         against = unbeaten[0]
         words = f"no better than {called[against]}"
     best = ", the best of them" if not unbeaten else ""
+    nearer = MOVED in energy and percentile_interval(energy[PREDICTION] - energy[MOVED]).low > 0
+    more = f" The paired cells' own measurements, moved, come nearer: {_shown(energy[MOVED])}." if nearer else ""
     return (
         f"In {space} space the prediction is {words}: energy distance to the truth {_shown(energy[PREDICTION])}, "
-        f"against {_shown(energy[against])} for {called[against]}{best}; floor {_shown(energy[FLOOR])}."
+        f"against {_shown(energy[against])} for {called[against]}{best}; floor {_shown(energy[FLOOR])}.{more}"
     )
 
 
@@ -263,12 +280,14 @@ def measurement_averages(
     t: float,
     *,
     n: int,
+    curved: tuple[float, NDArray[np.floating]] | None = None,
     rng: np.random.Generator,
 ) -> dict[str, tuple[NDArray[np.floating], Index]]:
     """Interpolate without a model: averages of paired cells' measurements, on the comparable scale.
 
     ``measurement average`` pairs cells at random, ``PCA + OT`` by optimal transport in principal components: those of
     the representation, and for images the first 50 of the pixels. With each average comes the row of its source cell.
+    `curved`, progress and bend of a curve through known times, adds ``PCA + OT, curved``.
     """
     if representation.modality == "images":
         from sklearn.decomposition import PCA
@@ -282,4 +301,8 @@ def measurement_averages(
         AVERAGE: pair(*positions, method="random", n_pairs=n, rng=rng),
         "PCA + OT": pair(*positions, method="ot", n_pairs=n, rng=rng),
     }
-    return {name: ((1 - t) * source[i] + t * target[j], i) for name, (i, j) in pairs.items()}
+    averages = {name: ((1 - t) * source[i] + t * target[j], i) for name, (i, j) in pairs.items()}
+    if curved is not None:
+        i, j = pairs["PCA + OT"]
+        averages[CURVED] = (1 - curved[0]) * source[i] + curved[0] * target[j] + curved[1], i
+    return averages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,11 +12,11 @@ import pandas as pd
 from anndata import AnnData
 
 from latentcell import keys
-from latentcell.cells.levels import Level, column, level_rows, ordered_levels
+from latentcell.cells.levels import Level, column, level_rows
 from latentcell.errors import InputError
 from latentcell.tl.arithmetic import with_measurements
 from latentcell.tl.compare import Comparison
-from latentcell.tl.course import Course, Index, Method, Pairing, Pairs, Path, Population, population_rows
+from latentcell.tl.course import Course, Index, Knots, Method, Pairing, Pairs, Path, Population, population_rows
 from latentcell.tl.evaluate import evaluate
 from latentcell.tl.plausible import Surroundings, warn_of_confounding, warn_of_empty_space
 from latentcell.tl.span import Span
@@ -38,7 +39,7 @@ def interpolate(
     at: float | Sequence[float] | None = None,
     truth: Level | None = None,
     pairing: Pairing | Method = "ot",
-    path: Path = "linear",
+    path: Path = "auto",
     n_cells: int | None = None,
     library_size: float | None = None,
     sharp: bool | None = None,
@@ -50,9 +51,9 @@ def interpolate(
 
     Cells of the two ends are paired by optimal transport between their posterior means, moved along the path and
     decoded (see `latentcell.stats.transport`). A decoded cell takes the batch of its source cell. With `truth`, the
-    prediction is compared with the real cells of that level, in several spaces: ``"model"`` (every population encoded
-    and decoded, so that the decoder's blur is on both sides), ``"data"`` (as measured; predictions with noise) and, for
-    images, ``"data, coarse"`` (as measured, averaged over squares of 4 pixels), on at most 1,000 cells per population.
+    prediction is compared with the real cells of that level, in several spaces, on at most 1,000 cells per population.
+    ``"model"``: every population encoded and decoded, so that the decoder's blur is on both sides. ``"data"``: as
+    measured, predictions with noise. For images also ``"data, coarse"``: the same averaged over squares of 4 pixels.
 
     Parameters
     ----------
@@ -75,10 +76,11 @@ def interpolate(
         ``"ot"``, ``"random"``, ``"centroid"``, or a `Pairing`, which can keep to cells of one type and knows of
         proliferation and death.
     path
-        ``"linear"``; ``"slerp"``; ``"shift"`` (each cell moves by the difference of the two means, a share of the cells
-        from the source and the rest back from the target, as scGen), ``"shift_source"``, ``"shift_target"``;
-        ``"spline"`` (linear, bent as the curve through the means of all other levels is; needs ordered levels);
-        ``"geodesic"`` (shortest as decoded; needs seconds to minutes, and a decoder of images or profiles).
+        ``"linear"``; ``"curve"``: bent and paced as the means of the levels beyond the ends suggest, see
+        `latentcell.stats.curves.turn`; ``"slerp"``; ``"shift"``: each cell moves by the difference of the two means, a
+        share of the cells from the source and the rest back from the target, as scGen does; ``"shift_source"``,
+        ``"shift_target"``; ``"geodesic"``: shortest as decoded, which takes seconds to minutes. ``"auto"`` is the curve
+        for three or more known times, else linear.
     n_cells
         Predicted cells per position; as many as the larger end by default.
     library_size
@@ -93,9 +95,11 @@ def interpolate(
     Returns
     -------
     The predicted cells. The mean, to look at: ``obsm["images"]`` or ``X`` (float32, stored units). One draw with noise,
-    to compare populations: ``obsm["sampled"]`` for images, else ``layers["sampled"]``. ``obsm["vae"]``: latent
-    positions, float32. ``obs``: ``at``, ``position`` (0 to 1), ``source_cell``, ``target_cell``, ``plausible`` (as
-    near to a measured cell as 99 % of measured cells are to one another), and the batch.
+    to compare populations: ``obsm["sampled"]`` for images, else ``layers["sampled"]``. ``layers["moved"]`` for counts
+    and profiles: the paired cells' own measurements, averaged along the path without the decoder (log-normalised
+    counts, to the ends' median total). ``obsm["vae"]``: latent positions, float32. ``obs``: ``at``, ``position`` (0 to
+    1), ``source_cell``, ``target_cell``, ``plausible`` (as near to a measured cell as 99 % of measured cells are to one
+    another), and the batch.
 
     Writes ``cells.uns["interpolate"]``, also on the result: ``params``, ``plausibility`` (DataFrame: at, position,
     share of plausible cells) and with `truth` ``evaluation`` (DataFrame: space, method, metric, value, low, high; the
@@ -119,7 +123,8 @@ def interpolate(
     1 - at to at), ``random pairs`` and ``centroid`` (the same model, other pairings), ``measurement average``
     (measurements of random pairs averaged; in model space for images and profiles without masks) and, in data space,
     ``PCA + OT`` (of pairs matched by optimal transport in principal components); counts are averaged after
-    log-normalisation. ``reconstructed truth`` is no baseline: what is lost by decoding alone.
+    log-normalisation. Where the path is a curve, ``PCA + OT, curved`` follows the same one. No baselines are
+    ``reconstructed truth``, what is lost by decoding alone, and ``moved measurements``, ``layers["moved"]``.
     """
     pairing = pairing if isinstance(pairing, Pairing) else Pairing(pairing)
     span = Span.of(cells, key, source=source, target=target, at=at, truth=truth)
@@ -159,32 +164,33 @@ def course_between(
     hidden: Level | None = None,
     library_size: float | None = None,
 ) -> Course:
-    """Encode the two ends, and for the path ``"spline"`` all other levels but the hidden one."""
+    """Encode the two ends, and where the path bends the known levels beyond them."""
     rows = [population_rows(cells, span.key, level, 2, FEW) for level in (span.source, span.target)]
     ends = [Population.of(cells, model, each) for each in rows]
     if library_size is not None and model.modality_ != "counts":
         raise InputError(f"library_size is for counts; this model was fitted on {model.modality_}.")
-    knots = _knots(cells, model, span, hidden) if path == "spline" else None
-    return Course(cells, model, ends[0], ends[1], path, knots, library_size)
+    straight = Course(cells, model, ends[0], ends[1], "linear", None, library_size)
+    if path not in ("auto", "curve"):
+        return replace(straight, path=path)
+    if path == "auto" and not span.numeric:
+        return straight
+    known = span.known_levels(cells, hidden)
+    return (
+        straight
+        if path == "auto" and len(known) < 3
+        else replace(straight, path="curve", knots=_knots(straight, span, known))
+    )
 
 
-def _knots(cells: AnnData, model: VAE, span: Span, hidden: Level | None) -> tuple[np.ndarray, np.ndarray]:
-    """Place of every known level relative to the ends and the mean latent position of its cells."""
-    levels = ordered_levels(cells, span.key)
-    asked = [float(each) for each in span.at] if span.numeric else []
-    known = [each for each in levels if not _same(each, hidden) and each not in asked]
-    if span.numeric:
-        places = [span.place(each) for each in known]
-    else:
-        names = list(map(str, known))
-        start, end = names.index(str(span.source)), names.index(str(span.target))
-        places = [(i - start) / (end - start) for i in range(len(names))]
-    means = [np.asarray(model.encode(cells[level_rows(cells, span.key, each)]).mu).mean(axis=0) for each in known]
-    return np.asarray(places, dtype=np.float64), np.asarray(means, dtype=np.float64)
-
-
-def _same(level: Level, other: Level | None) -> bool:
-    return other is not None and (str(level) == str(other) or (isinstance(level, float) and level == float(other)))
+def _knots(course: Course, span: Span, known: dict[Level, float]) -> Knots:
+    """Means of the cells at each known level, in the latent space and as measured."""
+    latent, measured = [], []
+    for level in known:
+        rows = level_rows(course.cells, span.key, level)
+        z = np.asarray(course.model.encode(course.cells[rows]).mu, dtype=np.float64).mean(axis=0)
+        latent.append(z)
+        measured.append(z if course.model.modality_ == "images" else course.mean_measured(rows))
+    return Knots(np.array(list(known.values())), np.array(latent), np.array(measured))
 
 
 def _sharp(model: VAE, sharp: bool | None) -> bool:
@@ -248,7 +254,11 @@ def _predicted(course: Course, pairs: Pairs, span: Span, sharp: bool, rng: np.ra
     if model.batch_key is not None:
         columns[model.batch_key] = np.tile(course.batch(pairs), n_positions)
     obs = pd.DataFrame(columns, index=pd.Index([f"predicted_{number}" for number in range(len(mean))]))
-    return with_measurements(model, obs, mean, sampled, np.concatenate([course.positions(pairs, t) for t in positions]))
+    z = np.concatenate([course.positions(pairs, t) for t in positions])
+    predicted = with_measurements(model, obs, mean, sampled, z)
+    if model.modality_ != "images":
+        predicted.layers[keys.MOVED] = np.concatenate([course.moved(pairs, t) for t in positions])
+    return predicted
 
 
 def _plausibility(

@@ -76,9 +76,29 @@ class Span:
         explained = f" {key!r} holds numbers, so `at` is a time; half-way is {(start + end) / 2:g}."
         return cls(key, start, end, asked, (_inside(asked, start, end, explained) - start) / (end - start), True)
 
-    def place(self, level: Level) -> float:
-        """Position of another numeric level, relative to the ends; may lie outside 0 to 1."""
-        return (float(level) - float(self.source)) / (float(self.target) - float(self.source))
+    def known_levels(self, cells: AnnData, hidden: Level | None) -> dict[Level, float]:
+        """The ends and the levels beyond them, with their places relative to the ends (source 0, target 1), ascending.
+
+        Levels between the ends are left out, and so is the hidden one.
+        """
+        levels = ordered_levels(cells, self.key)
+        if self.numeric:
+            start, length = float(self.source), float(self.target) - float(self.source)
+            places = [(float(level) - start) / length for level in levels]
+        else:
+            names = list(map(str, levels))
+            first, last = names.index(str(self.source)), names.index(str(self.target))
+            places = [(i - first) / (last - first) for i in range(len(names))]
+        known = {
+            level: place
+            for level, place in zip(levels, places, strict=True)
+            if not 0 < place < 1 and not _same(level, hidden)
+        }
+        return dict(sorted(known.items(), key=lambda item: item[1]))
+
+
+def _same(level: Level, other: Level | None) -> bool:
+    return other is not None and (str(level) == str(other) or (isinstance(level, float) and level == float(other)))
 
 
 def neighbours(levels: Sequence[Level], level: Level) -> tuple[Level, Level]:

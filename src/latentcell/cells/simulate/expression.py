@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -9,11 +11,12 @@ from anndata import AnnData
 from numpy.typing import ArrayLike
 
 from latentcell.cells.simulate.factors import cell_cycle
-from latentcell.cells.simulate.imaging import check_number, seed_of
+from latentcell.cells.simulate.imaging import check_number, checked_times, seed_of
 from latentcell.errors import InputError
 
 CELL_TYPES = ("type_A", "type_B", "type_C")
 _CELLS_PER_CHUNK = 1000
+_RISE = {"programme_3": 5.0, "programme_4": 2.0}  # from time 0 to time 1, in SD between cells
 
 
 def counts(
@@ -89,6 +92,50 @@ def counts(
         "function": "counts", "seed": seed, "n_programmes": n_programmes, "library_size": library_size,
         "dispersion": np.asarray(dispersion, dtype=float), "n_batches": n_batches,
     }  # fmt: skip
+    return cells
+
+
+def count_course(
+    n_per_time: int = 300,
+    times: Sequence[float] = (0.0, 0.5, 1.0),
+    *,
+    n_genes: int = 300,
+    rng: int | np.random.Generator | None = None,
+) -> AnnData:
+    """Simulate counts of cells of three types that differentiate with time; any time can be held out.
+
+    Every cell's ``programme_3`` rises by 5 SD and ``programme_4`` by 2 between times 0 and 1; its type, its cell cycle
+    and how it differs from its sisters stay. Optimal transport between two times pairs cells of the same type, whereas
+    averages of randomly paired cells are hybrids of types that do not exist.
+
+    Parameters
+    ----------
+    n_per_time
+        Cells per time.
+    times
+        Increasing numbers within ``[0, 1]``.
+
+    Returns
+    -------
+    AnnData as from `counts`, with ``obs["time"]`` (float) and ``obs["stage"]`` (ordered categorical: early, middle,
+    late for three times, else ``time_0.25``).
+
+    Raises
+    ------
+    InputError
+        If times do not increase or leave ``[0, 1]``.
+    """
+    check_number("n_per_time", n_per_time)
+    moments, names = checked_times(times)
+    seed = seed_of(rng)
+    generator = np.random.default_rng(seed)
+    cells = counts(n_per_time * len(moments), n_genes, rng=generator)
+    cells.obs["time"] = np.repeat(moments, n_per_time)
+    cells.obs["stage"] = pd.Categorical(np.repeat(names, n_per_time), names, ordered=True)
+    for programme, rise in _RISE.items():
+        cells.obs[programme] += rise * (cells.obs["time"] - 0.5)
+    cells.X = _sample(cells, generator)
+    cells.uns["simulation"] = {"function": "count_course", "seed": seed, "times": moments}
     return cells
 
 

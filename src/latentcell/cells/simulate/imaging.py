@@ -112,9 +112,7 @@ def time_course(
         If times do not increase or leave ``[0, 1]``.
     """
     check_number("n_per_time", n_per_time)
-    moments = np.asarray(times, dtype=float)
-    if moments.ndim != 1 or not moments.size or not (np.diff(moments) > 0).all() or moments[0] < 0 or moments[-1] > 1:
-        raise InputError(f"times={list(np.ravel(moments))} must be increasing numbers between 0 and 1.")
+    moments, names = checked_times(times)
     seed = seed_of(rng)
     generator = np.random.default_rng(seed)
     n_cohorts = 1 if paired else len(moments)
@@ -125,7 +123,6 @@ def time_course(
     for name, (start, end) in _DRIFT.items():
         scores[name] = scores[name] + start + (end - start) * time
     obs = draw(scores, size=size, overrides={"phase": (0.0, 0.4)}, rng=generator)
-    names = ["early", "middle", "late"] if len(moments) == 3 else [f"time_{moment:g}" for moment in moments]
     obs["time"], obs["lineage"] = time, lineage
     obs["stage"] = pd.Categorical(np.repeat(names, n_per_time), names, ordered=True)
     cells = imaged(obs, size=size, dtype=dtype, rng=generator)
@@ -157,6 +154,15 @@ def seed_of(rng: int | np.random.Generator | None) -> int:
     if isinstance(rng, int | np.integer):
         return int(rng)
     return int(np.random.default_rng(rng).integers(2**32))
+
+
+def checked_times(times: Sequence[float]) -> tuple[np.ndarray, list[str]]:
+    """Times as an array, refused unless they increase within 0 to 1, and what their stages are called."""
+    moments = np.asarray(times, dtype=float)
+    if moments.ndim != 1 or not moments.size or not (np.diff(moments) > 0).all() or moments[0] < 0 or moments[-1] > 1:
+        raise InputError(f"times={list(np.ravel(moments))} must be increasing numbers between 0 and 1.")
+    named = ["early", "middle", "late"] if len(moments) == 3 else [f"time_{moment:g}" for moment in moments]
+    return moments, named
 
 
 def check_number(name: str, value: Any, *, least: int = 1) -> None:
