@@ -189,8 +189,8 @@ def interpolate(
     growth: Annotated[str | None, typer.Option(help="obs column: descendants of each source cell.")] = None,
     unbalanced: Annotated[float | None, typer.Option(help="Let mass grow or die: 1 mildly, 0.05 strongly.")] = None,
     path: Annotated[
-        str, typer.Option(help="linear, slerp, shift, shift_source, shift_target, spline or geodesic.")
-    ] = "linear",
+        str, typer.Option(help="linear, curve, slerp, shift, shift_source, shift_target, geodesic or auto.")
+    ] = "auto",
     replicate: Annotated[str | None, typer.Option(help="obs column resampled for the intervals.")] = None,
     sharp: Annotated[
         bool | None, typer.Option("--sharp/--no-sharp", help="Draw texture (after `sharpen`). [default: if it can]")

@@ -9,7 +9,7 @@ from scipy.stats import norm
 import latentcell as lc
 from latentcell import pl
 from latentcell.errors import InputError
-from latentcell.pl._images import Display, montage, projected, projected_blocks
+from latentcell.pl._images import Display, decoded_tiles, montage, projected, projected_blocks
 
 
 def page(figure: Figure, panel: int = 0) -> np.ndarray:
@@ -199,3 +199,30 @@ def test_real_cells_are_drawn_without_a_warning(linear, data_dir, tmp_path):
         "reconstruction": pl.reconstruction(model, cells, n=5),
     }.items():
         assert all(path.stat().st_size > 10_000 for path in pl.save(figure, tmp_path / name))
+
+
+@pytest.mark.parametrize("draw", [pl.latent_grid, pl.traversal])
+def test_sharp_tiles_start_from_one_noise_and_the_figure_says_so(linear, make_cells, draw):
+    model = linear(make_cells("images"), refined=True)
+    figure = draw(model, n=3, sharp=True)
+    assert all(model.sharp)
+    assert "differ by their codes alone" in figure.get_supxlabel().replace("\n", " ")
+    flat = linear(make_cells("images"), refined=True)
+    flat.loadings = np.zeros_like(flat.loadings)
+    tiles, _ = decoded_tiles(flat, np.zeros((3, 4)), None, sharp=True, rng=1)
+    np.testing.assert_array_equal(tiles[0], tiles[2])
+    assert not draw(model, n=3).get_supxlabel()
+
+
+def test_sharp_reconstructions_stand_below_the_decoded_ones(linear, make_cells):
+    cells = make_cells("images")
+    figure = pl.reconstruction(linear(cells, refined=True), cells, n=3, sharp=True)
+    assert labels(figure, "y") == ["measured", "decoded", "drawn texture"]
+    assert "drawn by the refiner" in figure.get_supxlabel().replace("\n", " ")
+
+
+def test_sharp_is_refused_without_a_refiner(linear, make_cells):
+    cells = make_cells("images")
+    for draw in (pl.latent_grid, pl.traversal, lambda model, sharp: pl.reconstruction(model, cells, sharp=sharp)):
+        with pytest.raises(InputError, match=r"model.fit_refiner\(cells\)"):
+            draw(linear(cells), sharp=True)

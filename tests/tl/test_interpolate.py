@@ -2,112 +2,17 @@ from __future__ import annotations
 
 import sys
 import warnings
-from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from anndata import AnnData
+from linear import ENDS, N, counts_course, course, images_course, values
 
 from latentcell.errors import InputError
+from latentcell.tl import compare
 from latentcell.tl.interpolate import interpolate
-
-N = 60
-
-
-@dataclass
-class LinearModel:
-    """A model whose decoder is linear and known: measurement = offset + z @ loadings, softmax of it for counts."""
-
-    loadings: np.ndarray
-    modality_: str = "profiles"
-    noise: float = 0.1
-    batch_key: str | None = None
-    layer: str | None = None
-    seen_names: frozenset[str] = frozenset()
-    size: int = 16
-
-    @property
-    def names_(self) -> list[str]:
-        return ["DNA"] if self.modality_ == "images" else [f"v{i}" for i in range(self.loadings.shape[1])]
-
-    def measurements(self, cells: AnnData) -> np.ndarray:
-        return np.asarray(cells.obsm["images"] if self.modality_ == "images" else cells.X)
-
-    def encode(self, cells: AnnData) -> Any:
-        x = self.measurements(cells).reshape(cells.n_obs, -1)
-        if self.modality_ == "counts":
-            x = np.log((x + 0.5) / (x + 0.5).sum(1, keepdims=True))
-            x = x - x.mean(1, keepdims=True)
-        mu = x @ np.linalg.pinv(self.loadings)
-        return SimpleNamespace(mu=mu.astype(np.float32), var=np.full_like(mu, 0.01, dtype=np.float32))
-
-    def decode(
-        self, z: np.ndarray, *, batch: Any = None, library_size: Any = None, noise: bool = False, rng: Any = None
-    ) -> np.ndarray:
-        assert (batch is not None) == (self.batch_key is not None)
-        self.batches_asked = batch
-        x = z @ self.loadings
-        if self.modality_ == "counts":
-            share = np.exp(x) / np.exp(x).sum(1, keepdims=True)
-            mean = share * np.asarray(library_size)[:, None]
-            return rng.poisson(mean) if noise else mean
-        x = x + self.noise * rng.normal(size=x.shape) if noise else x
-        return x.reshape(len(z), 1, self.size, self.size) if self.modality_ == "images" else x
-
-    def reconstruct(self, cells: AnnData) -> np.ndarray:
-        batch = None if self.batch_key is None else cells.obs[self.batch_key].to_numpy()
-        return self.decode(self.encode(cells).mu, batch=batch)
-
-    def seen(self, cells: AnnData) -> np.ndarray:
-        return cells.obs_names.isin(list(self.seen_names))
-
-
-def course(*, shift: float = 6.0, seed: int = 0, n: int = N, n_genes: int = 12) -> tuple[AnnData, LinearModel]:
-    """Cells that move along one latent dimension and vary twice as much along another: early, middle, late."""
-    rng = np.random.default_rng(seed)
-    loadings = np.linalg.qr(rng.normal(size=(n_genes, 2)))[0].T
-    stage = np.repeat(["early", "middle", "late"], n)
-    z = np.stack([np.repeat([0.0, shift / 2, shift], n) + rng.normal(size=3 * n), 2 * rng.normal(size=3 * n)], axis=1)
-    x = z @ loadings + 0.1 * rng.normal(size=(3 * n, n_genes))
-    obs = pd.DataFrame({"stage": stage, "day": np.repeat([0, 2, 4], n)}, index=[f"c{i}" for i in range(3 * n)])
-    cells = AnnData(X=x.astype(np.float32), obs=obs, var=pd.DataFrame(index=[f"v{i}" for i in range(n_genes)]))
-    return cells, LinearModel(loadings)
-
-
-def images_course(seed: int = 0, n: int = 40) -> tuple[AnnData, LinearModel]:
-    """Images that fade from a small disc to a large one; the model knows just these two patterns."""
-    cells, _ = course(n=n, seed=seed)
-    y, x = np.mgrid[:16, :16] - 7.5
-    small, large = (np.exp(-(x**2 + y**2) / (2 * w**2)) for w in (1.5, 4.0))
-    model = LinearModel(np.stack([small.ravel(), large.ravel()]), "images", noise=0.02)
-    rng = np.random.default_rng(seed)
-    weight = np.repeat([0.0, 0.5, 1.0], n)
-    z = np.stack([1 - weight, weight], axis=1) + 0.1 * rng.normal(size=(3 * n, 2))
-    cells = AnnData(obs=cells.obs)
-    cells.obsm["images"] = (z @ model.loadings + 0.02 * rng.normal(size=(3 * n, 256))).reshape(-1, 1, 16, 16)
-    return cells, model
-
-
-def counts_course(seed: int = 0, n: int = N) -> tuple[AnnData, LinearModel]:
-    cells, model = course(n=n, seed=seed, n_genes=30)
-    rng = np.random.default_rng(seed)
-    loadings = model.loadings - model.loadings.mean(1, keepdims=True)
-    log_mean = cells.X @ np.linalg.pinv(model.loadings) @ loadings * 2
-    size = np.where(cells.obs["stage"] == "late", 8_000, 2_000)
-    counts = rng.poisson(np.exp(log_mean) / np.exp(log_mean).sum(1, keepdims=True) * size[:, None])
-    cells.X = counts.astype(np.float32)
-    return cells, LinearModel(2 * loadings, "counts")
-
-
-ENDS: dict[str, Any] = {"source": "early", "target": "late"}
-
-
-def row(table: pd.DataFrame, space: str, method: str, metric: str = "energy distance") -> pd.Series:
-    return table[(table.space == space) & (table.method == method) & (table.metric == metric)].iloc[0]
 
 
 def test_with_a_linear_decoder_the_middle_of_two_gaussians_has_their_mean_and_spread() -> None:
@@ -162,15 +67,15 @@ def test_evaluation_lists_the_prediction_first_and_every_baseline_in_both_spaces
     interpolate(cells, model, "stage", **ENDS, truth="middle", rng=0)
     table = cells.uns["interpolate"]["evaluation"]
     assert list(table.columns) == ["space", "method", "metric", "value", "low", "high"]
-    shared = ["prediction", "source", "target", "mixture"]
-    model_free = ["measurement average", "PCA + OT"]
-    for space, methods in (
-        ("model", [*shared, "measurement average", "random pairs", "centroid", "floor"]),
-        ("data", [*shared, *model_free, "random pairs", "centroid", "floor"]),
+    ends = ["prediction", "source", "target", "mixture"]
+    free = ["measurement average", "PCA + OT"]
+    for space, others in (
+        ("model", ["random pairs", "centroid", "measurement average"]),
+        ("data", ["random pairs", "centroid", *free, "moved measurements", "reconstructed truth"]),
     ):
-        assert list(table[table.space == space].method.unique()) == methods
-    assert set(table.metric) == {"energy distance", "MMD", "W1", "per-variable error"}
-    assert (table.groupby(["space", "method"]).size() == 4).all()
+        assert list(table[table.space == space].method.unique()) == [*ends, *others, "floor"]
+    assert set(table.metric) == {"energy distance", "MMD", "W1", "W2", "per-variable error"}
+    assert (table.groupby(["space", "method"]).size() == 5).all()
     assert np.isfinite(table[["value", "low", "high"]].to_numpy()).all()
     assert (table.low <= table.high).all()
 
@@ -181,7 +86,7 @@ def test_optimal_transport_beats_random_pairs_the_mixture_the_ends_and_the_centr
     interpolate(cells, model, "stage", **ENDS, truth="middle", rng=0)
     table = cells.uns["interpolate"]["evaluation"]
     for space in ("model", "data"):
-        error = {m: row(table, space, m).value for m in table[table.space == space].method}
+        error = values(table, space)
         assert error["prediction"] < error["random pairs"] < min(error["source"], error["target"])
         assert error["prediction"] < 0.5 * min(error["mixture"], error["centroid"], error["source"], error["target"])
 
@@ -205,7 +110,7 @@ def test_verdict_admits_that_a_copy_of_the_source_is_nearer() -> None:
 
 
 def test_verdict_does_not_claim_to_beat_model_free_transport_where_they_agree() -> None:
-    cells, model = course()
+    cells, model = course(n=250, n_genes=2)
     interpolate(cells, model, "stage", **ENDS, truth="middle", rng=0)
     assert "no better than PCA + OT" in cells.uns["interpolate"]["verdict"]["data"]
 
@@ -251,7 +156,9 @@ def test_predicted_cells_take_the_batch_of_their_source_cell() -> None:
     predicted = interpolate(cells, model, "stage", **ENDS, rng=0)
     expected = cells.obs["plate"][predicted.obs["source_cell"]].to_numpy()
     assert (predicted.obs["plate"].to_numpy() == expected).all()
-    assert (np.asarray(model.batches_asked) == expected).all()
+    mean, sampled = model.asked[:2]
+    assert (np.asarray(mean["batch"]) == expected).all()
+    assert (np.asarray(sampled["batch"]) == expected).all()
 
 
 def test_numeric_levels_may_be_given_as_numbers_or_as_text() -> None:
@@ -275,11 +182,19 @@ def test_result_repeats_with_its_seed_and_survives_writing(make: Any, tmp_path: 
 
 
 def test_large_populations_are_evaluated_on_a_subset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules[interpolate.__module__], "MAX_EVALUATED", 25)
+    monkeypatch.setattr(compare, "MAX_EVALUATED", 25)
+    sizes = []
+    evaluated = sys.modules[interpolate.__module__].evaluate
+
+    def noted(spaces: Any, **options: Any) -> Any:
+        sizes.extend(len(s.variables) for space in spaces.values() for s in space.samples.values())
+        return evaluated(spaces, **options)
+
+    monkeypatch.setattr(sys.modules[interpolate.__module__], "evaluate", noted)
     cells, model = course()
     predicted = interpolate(cells, model, "stage", **ENDS, truth="middle", rng=0)
     assert predicted.n_obs == N
-    assert np.isfinite(cells.uns["interpolate"]["evaluation"].value).all()
+    assert max(sizes) <= 2 * 25  # the mixture has up to 25 of either end
 
 
 @pytest.mark.parametrize(
@@ -292,11 +207,17 @@ def test_large_populations_are_evaluated_on_a_subset(monkeypatch: pytest.MonkeyP
         ({"key": "day", "source": 0, "target": 4, "truth": "4"}, "one of the ends"),
         ({"truth": "midle"}, "equal to 'midle'"),
         ({"at": 1.2}, "found 1.2"),
-        ({"at": []}, "between 0"),
+        ({"at": []}, r"a number or a list of numbers, found \[\]"),
         ({"at": float("nan")}, "found nan"),
+        ({"at": [[0.2], [0.5]]}, "a number or a list of numbers"),
+        ({"path": "curve"}, "names without an order"),
+        ({"library_size": 1_000}, "library_size is for counts"),
+        ({"sharp": True}, "cannot draw sharp images yet"),
+        ({"replicate": "donor"}, r"no column 'donor'"),
+        ({"n_cells": 0}, "n_cells=0"),
         ({"at": [0.2, 0.5], "truth": "middle"}, "one position"),
         ({"pairing": "nearest"}, "ot, random, centroid"),
-        ({"path": "geodesic"}, "linear, slerp"),
+        ({"path": "straight"}, "auto, linear, curve, slerp"),
         ({"key": "day", "source": "first", "target": 4}, r"equal to 'first'.*0 \(60\)"),
     ],
 )
@@ -322,3 +243,62 @@ def test_enough_cells_do_not_warn() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         interpolate(cells, model, "stage", **ENDS, truth="middle", rng=0)
+
+
+def test_cells_of_all_levels_of_a_small_truth_are_still_compared_with_a_warning() -> None:
+    cells, model = course()
+    few = cells[[*range(N + 6), *range(2 * N, 3 * N)]].copy()
+    with pytest.warns(UserWarning, match="'middle' has only 6 cells"):
+        interpolate(few, model, "stage", **ENDS, truth="middle", rng=0)
+    three = cells[[*range(N + 3), *range(2 * N, 3 * N)]].copy()
+    with pytest.raises(InputError, match="'middle' has 3 cells; at least 4"):
+        interpolate(three, model, "stage", **ENDS, truth="middle", rng=0)
+
+
+@pytest.mark.parametrize("refined", [False, True])
+def test_draws_are_sharp_where_the_model_has_a_refiner(refined: bool) -> None:
+    cells, model = images_course(n=20)
+    model.refined = refined
+    predicted = interpolate(cells, model, "stage", **ENDS, rng=0)
+    mean, sampled = model.asked[:2]
+    assert (mean["sharp"], mean["noise"]) == (False, False)
+    assert (sampled["sharp"], sampled["noise"]) == (refined, not refined)
+    assert predicted.uns["interpolate"]["params"]["sharp"] is refined
+
+
+def test_sharp_draws_can_be_declined() -> None:
+    cells, model = images_course(n=20)
+    model.refined = True
+    interpolate(cells, model, "stage", **ENDS, sharp=False, rng=0)
+    assert not any(asked["sharp"] for asked in model.asked)
+
+
+def test_a_stated_library_size_is_that_of_every_predicted_cell() -> None:
+    cells, model = counts_course(n=20)
+    predicted = interpolate(cells, model, "stage", **ENDS, library_size=5_000, rng=0)
+    np.testing.assert_allclose(predicted.X.sum(1), 5_000, rtol=1e-5)
+    assert predicted.uns["interpolate"]["params"]["library_size"] == 5_000
+
+
+@pytest.mark.parametrize("path", ["linear", "slerp", "shift", "shift_source", "shift_target", "geodesic"])
+@pytest.mark.parametrize(("at", "end"), [(0.0, "source_cell"), (1.0, "target_cell")])
+def test_every_path_between_single_cells_starts_and_ends_at_them(path: Any, at: float, end: str) -> None:
+    cells, model = course()
+    predicted = interpolate(cells, model, "stage", **ENDS, at=at, path=path, rng=0)
+    if path == ("shift_target", "shift_source")[int(at)]:
+        # a shift moves populations: at the far end only their means agree
+        expected = model.encode(cells[cells.obs["stage"] == ("early", "late")[int(at)]]).mu.mean(axis=0)
+        np.testing.assert_allclose(predicted.obsm["vae"].mean(axis=0), expected, atol=1e-4)
+    else:
+        expected = model.encode(cells[predicted.obs[end].to_numpy()]).mu
+        np.testing.assert_allclose(predicted.obsm["vae"], expected, atol=1e-5)
+
+
+def test_shift_keeps_the_spread_that_averages_of_random_pairs_shrink() -> None:
+    cells, model = course(n=200)
+    spread = {
+        path: interpolate(cells, model, "stage", **ENDS, path=path, pairing="random", rng=0).obsm["vae"][:, 1].std()
+        for path in ("linear", "shift")
+    }
+    assert spread["linear"] == pytest.approx(np.sqrt(2), rel=0.1)
+    assert spread["shift"] == pytest.approx(2.0, rel=0.1)

@@ -41,7 +41,7 @@ def times(cells: AnnData, key: str) -> NDArray[np.float64] | None:
     Numbers stored as text, as they come from many tables, are numbers.
     """
     values = column(cells, key)
-    if pd.api.types.is_bool_dtype(values):
+    if pd.api.types.infer_dtype(values.astype(object), skipna=True) == "boolean":
         return None
     if not pd.api.types.is_numeric_dtype(values):
         values = values.astype(object).where(values.notna(), None)

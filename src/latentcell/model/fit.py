@@ -6,6 +6,7 @@ import hashlib
 import math
 import platform
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +28,7 @@ from latentcell.model.schema import Orientation, Schema
 from latentcell.model.split import Split
 from latentcell.model.training import Data, Hooks, NonFiniteLossError, Progress, Settings, train
 from latentcell.progress import fit_progress, stop_on_interrupt
+from latentcell.threads import free_threads
 
 # optimiser steps that a fit of default length takes at most, and the fewest and most epochs
 _STEPS = 3000
@@ -35,7 +37,7 @@ _EPOCHS = (20, 400)
 _REPORT_CELLS = 512
 _REPORT_DRAWS = 50
 # standard deviation of the noise on the encoder's view, in units of a channel's intensity range
-_INPUT_NOISE = 0.1
+INPUT_NOISE = 0.1
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,22 @@ def fit_report(
     return report, latent
 
 
+def seed_of(rng: int | np.random.Generator | None) -> int:
+    """Seed to record: the number given, or one drawn."""
+    return int(rng) if isinstance(rng, int | np.integer) else int(np.random.default_rng(rng).integers(2**31))
+
+
+@contextmanager
+def threads_for(n: int | None) -> Iterator[None]:
+    """Train on `n` CPU threads, by default on the free ones; then as many as before."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(n or free_threads())
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _digest(names: pd.Index) -> str:
     return hashlib.sha256("\n".join(map(str, names)).encode()).hexdigest()
 
@@ -208,4 +226,4 @@ def _augmented(batch: Batch, orientation: Orientation, noise: torch.Generator) -
     seen = turned(original, noise)
     if orientation == "augment":
         return seen
-    return replace(original, x=noisy(seen.x, _INPUT_NOISE, noise), target=original.x)
+    return replace(original, x=noisy(seen.x, INPUT_NOISE, noise), target=original.x)

@@ -40,17 +40,17 @@ def geodesics(
     n, d = start.shape
     shares = torch.linspace(0, 1, n_steps + 1, device=start.device)[1:-1, None, None]
     line = (1 - shares) * start + shares * end
-    inner = line.clone().requires_grad_(True)
-    # one length of the straight way is the natural unit of a move
-    scale = float((end - start).norm(dim=1).mean()) / n_steps
-    optimiser = torch.optim.Adam([inner], lr=0.1 * max(scale, 1e-6))
+    # a step of the straight way is the unit of a move, pair by pair: no pair's path depends on the others
+    unit = (end - start).norm(dim=1, keepdim=True).clamp_min(1e-6) / n_steps
+    offset = torch.zeros_like(line, requires_grad=True)
+    optimiser = torch.optim.Adam([offset], lr=0.1)
     for _ in range(n_iterations):
-        nodes = torch.cat([start[None], inner, end[None]])
+        nodes = torch.cat([start[None], line + unit * offset, end[None]])
         decoded = decode(nodes.reshape(-1, d)).reshape(n_steps + 1, n, -1)
         energy = (decoded[1:] - decoded[:-1]).square().sum()
-        (inner.grad,) = torch.autograd.grad(energy, [inner])
+        (offset.grad,) = torch.autograd.grad(energy, [offset])
         optimiser.step()
-    nodes = torch.cat([start[None], inner.detach(), end[None]])
+    nodes = torch.cat([start[None], line + unit * offset.detach(), end[None]])
     place = t * n_steps
     before = min(int(place), n_steps - 1)
     rest = place - before

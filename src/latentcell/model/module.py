@@ -156,6 +156,20 @@ class VAEModule(nn.Module):
         x = self.likelihood.mean(values, size) if noise is None else self.likelihood.sample(values, size, noise)
         return x * torch.sigmoid(params[:, -1:]) if self.masked else x
 
+    def region(self, z: Tensor, covariates: Tensor | None) -> Tensor | None:
+        """Probability that each pixel lies in the cell's region, ``(n, 1, ...)``; None for a model without masks."""
+        return torch.sigmoid(self.network.decode(z, covariates)[:, -1:]) if self.masked else None
+
+    def smooth_means(self, z: Tensor, covariates: Tensor | None, library_size: float | None) -> Tensor:
+        """Mean of the measurements at positions of one or several steps for each row of `covariates`, differentiable.
+
+        Of counts the square root, so that distances weigh genes by what their noise lets see.
+        """
+        given = None if covariates is None else covariates.repeat(len(z) // len(covariates), 1)
+        size = None if library_size is None else z.new_full((len(z),), library_size)
+        mean = self.measurements(z, given, size, None)
+        return mean if size is None else mean.clamp_min(0).sqrt()
+
 
 class ImportanceNLL(NamedTuple):
     """Importance-weighted negative log likelihood of each cell and its effective sample size, each ``(n,)``."""

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from latentcell.pl._style import save
+from latentcell.pl.changes import changes
+from latentcell.pl.evaluation import evaluation
 from latentcell.pl.grid import latent_grid
 from latentcell.pl.interpolation import interpolation
 from latentcell.pl.latent import latent
+from latentcell.pl.path import path
 from latentcell.pl.reconstruction import reconstruction
 from latentcell.pl.training import training
 from latentcell.pl.traversal import traversal
 
-__all__ = ["interpolation", "latent", "latent_grid", "reconstruction", "save", "training", "traversal"]
+__all__ = [
+    "changes",
+    "evaluation",
+    "interpolation",
+    "latent",
+    "latent_grid",
+    "path",
+    "reconstruction",
+    "save",
+    "training",
+    "traversal",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 from latentcell.errors import InputError
 from latentcell.pl._style import INK
 
+if TYPE_CHECKING:
+    from latentcell.model.vae import VAE
+
 Channels = Literal["composite", "side_by_side"]
 Pixels = NDArray[np.floating[Any]]
 
@@ -28,6 +31,11 @@ _DNA_COLOR = "#3a78ff"
 _PARTNER_COLOR = "#ffa000"
 _COLORS = ("#ff3fc8", "#2fd65f", "#ffb000", "#35d6e8", "#ff5a3c")
 _DNA = re.compile(r"dna|dapi|hoechst|h2b|nucle|histone|chromatin|draq|sytox", re.IGNORECASE)
+DRAWN = (
+    "Drawn texture: the fine structure of these tiles is drawn by the refiner from what it saw in real cells, not "
+    "predicted for a cell."
+)
+_SAME_TEXTURE = " All tiles start from the same noise, so that they differ by their codes alone."
 # decoded pixels held at once while volumes are projected
 _BLOCK_VALUES = 2**25
 
@@ -42,6 +50,30 @@ def projected_blocks(make: Callable[[slice], NDArray[Any]], n: int, shape: Seque
     """Images ``(n, C, H, W)`` made block by block, so that decoded volumes never lie in memory all at once."""
     step = max(1, _BLOCK_VALUES // int(np.prod(shape)))
     return np.concatenate([projected(make(slice(start, min(start + step, n)))) for start in range(0, n, step)])
+
+
+def check_sharp(model: VAE, sharp: bool) -> None:
+    """Refuse sharp tiles of a model that cannot draw them."""
+    if sharp and model.modality_ != "images":
+        raise InputError(f"sharp=True draws images; this model was fitted on {model.modality_}.")
+    if sharp and not getattr(model, "refined", False):
+        raise InputError("This model cannot draw sharp images yet: train its refiner first, model.fit_refiner(cells).")
+
+
+def seed_of_texture(rng: int | np.random.Generator | None) -> int:
+    """Seed with which every call draws the same noise."""
+    return int(np.random.default_rng(rng).integers(2**32))
+
+
+def decoded_tiles(
+    model: VAE, z: NDArray[Any], batch: Any, *, sharp: bool, rng: int | np.random.Generator | None
+) -> tuple[Pixels, str]:
+    """Decoded means ``(n, C, H, W)``, or cells drawn from one and the same noise; with what a note must say of them."""
+    if not sharp:
+        return projected_blocks(lambda rows: model.decode(z[rows], batch=batch), len(z), model.schema_.shape), ""
+    seed = seed_of_texture(rng)
+    drawn = [projected(model.decode(one[None], batch=batch, sharp=True, rng=seed)) for one in z]
+    return np.concatenate(drawn), DRAWN + _SAME_TEXTURE
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,12 @@ from latentcell.atomic import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import SubFigure
 
 DPI, SVG_DPI = 150, 100
+SMALL = 7.5
+"""Points of the type of notes."""
+_NOTE_PER_INCH = 17.0  # characters
 INK, MUTED, PALE = "#222222", "#777777", "#d9d9d9"
 ACCENT, SECOND = "#0072b2", "#d55e00"
 # Okabe and Ito (2008) without black and yellow, which are lost on white; then Tol's muted colours
@@ -74,6 +79,16 @@ def root_figure(ax: Axes) -> Figure:
     figure = ax.get_figure(root=True)
     assert isinstance(figure, Figure)
     return figure
+
+
+def filled(text: str, inches: float) -> str:
+    """`text` broken into lines that are `inches` wide at most in the small type of notes."""
+    return textwrap.fill(text, max(20, int(_NOTE_PER_INCH * inches)))
+
+
+def note(figure: Figure | SubFigure, text: str, inches: float) -> None:
+    """Say below a figure, `inches` wide, what its reader must know."""
+    figure.supxlabel(filled(text, inches), x=0.02, ha="left", fontsize=SMALL, color=MUTED)
 
 
 def shortened(name: str, length: int = 44) -> str:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from latentcell.errors import InputError
 from latentcell.pl._images import (
     Channels,
     Display,
+    Pixels,
     channel_key,
     check_channels,
+    check_sharp,
+    decoded_tiles,
     draw_tiles,
     intensity_bar,
     panel_axes,
-    projected_blocks,
     scale_bar,
 )
-from latentcell.pl._style import new_figure, styled
+from latentcell.pl._style import new_figure, note, styled
 from latentcell.pl._variables import (
     change,
     change_bar,
@@ -49,6 +53,8 @@ def latent_grid(
     cells: AnnData | None = None,
     channels: Channels = "composite",
     batch: Any = None,
+    sharp: bool = False,
+    rng: int | np.random.Generator | None = 0,
 ) -> Figure:
     """Draw the latent space decoded over two dimensions.
 
@@ -71,6 +77,11 @@ def latent_grid(
         ``"composite"`` in false colours (six channels at most), or ``"side_by_side"`` in grey with an intensity scale.
     batch
         Level of the batch column to decode; by default the average of the training levels.
+    sharp
+        For images: tiles with drawn texture instead of decoded means (after ``model.fit_refiner``), labelled so. All
+        start from the same noise.
+    rng
+        Draws the texture.
 
     Raises
     ------
@@ -78,6 +89,7 @@ def latent_grid(
         If the dimensions do not exist or are the same, or `n` is below 2.
     """
     check_channels(channels)
+    check_sharp(model, sharp)
     if dims is None and model.n_latent < 2:
         raise InputError("The model has one latent dimension and a grid needs two: use traversal.")
     pair = tuple(model.dimensions_[:2]) if dims is None else tuple(dims)
@@ -85,13 +97,13 @@ def latent_grid(
         raise InputError(f"dims is {pair}: a grid is drawn over two different latent dimensions, such as (0, 1).")
     walk = Walk.through(model, pair, n, cells)
     if model.modality_ == "images":
-        return _image_grid(model, walk, channels, batch, "prior" if cells is None else "cells'")
+        tiles = decoded_tiles(model, walk.plane(), batch, sharp=sharp, rng=rng)
+        return _image_grid(model, walk, channels, tiles, "prior" if cells is None else "cells'")
     return _variable_grid(model, walk, batch)
 
 
-def _image_grid(model: VAE, walk: Walk, channels: Channels, batch: Any, whose: str) -> Figure:
-    z = walk.plane()
-    images = projected_blocks(lambda rows: model.decode(z[rows], batch=batch), len(z), model.schema_.shape)
+def _image_grid(model: VAE, walk: Walk, channels: Channels, decoded: tuple[Pixels, str], whose: str) -> Figure:
+    images, drawn = decoded
     display = Display.of(images, model.names_)
     panels = list(display.panels(images, channels))
     n_columns = min(len(panels), 3)
@@ -113,6 +125,8 @@ def _image_grid(model: VAE, walk: Walk, channels: Channels, batch: Any, whose: s
             intensity_bar(ax, display, channel)
     scale_bar(axes[0], images.shape[3])
     channel_key(axes[0], display, channels)
+    if drawn:
+        note(figure, drawn, figure.get_figwidth())
     return figure
 
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from latentcell import keys
-from latentcell.errors import InputError
-from latentcell.pl._images import Display, Pixels, channel_key, draw_tiles, projected_blocks, scale_bar
-from latentcell.pl._methods import draw_evaluation, of_metric
-from latentcell.pl._style import new_figure, shortened, styled
+from latentcell.pl._images import (
+    DRAWN,
+    Display,
+    Pixels,
+    channel_key,
+    check_sharp,
+    draw_tiles,
+    projected_blocks,
+    scale_bar,
+    seed_of_texture,
+)
+from latentcell.pl._route import SOURCE, TARGET, TRUTH, Route, some
+from latentcell.pl._style import new_figure, note, styled
 from latentcell.pl._variables import (
     change,
     change_bar,
@@ -23,20 +32,20 @@ from latentcell.pl._variables import (
     most_changed,
     normalised,
 )
-from latentcell.stats.transport import displace
-from latentcell.tl.interpolate import level_rows
+from latentcell.pl.evaluation import draw_evaluation, height_of, of_metric
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anndata import AnnData
     from matplotlib.figure import Figure, SubFigure
     from numpy.typing import NDArray
 
     from latentcell.model.vae import VAE
-
-    Index = NDArray[np.intp]
+    from latentcell.pl._route import Index
 
 _TILE = 0.92  # inches
-_STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_N_STEPS, _N_MAP_STEPS = 5, 9
 _N_VARIABLES = 25
 # pairs or cells behind an average of counts or profiles
 _MAX_CELLS = 300
@@ -50,15 +59,15 @@ def interpolation(
     *,
     n: int = 6,
     metric: str = "energy distance",
+    sharp: bool = False,
     rng: int | np.random.Generator | None = 0,
 ) -> Figure:
-    """Draw a predicted path between two stages, beside the truth where it is known, and its evaluation.
+    """Draw a predicted path between two populations, beside the truth where it is known, and its evaluation.
 
     Images: a film strip of `n` matched pairs, one per row: the measured source cell, decoded means along the path,
-    the measured target cell; then measured and decoded cells of the true stage (not matched: no cell is followed).
+    the measured target cell; then measured and decoded cells of the true level (not matched: no cell is followed).
     Counts and profiles: heat map of the 25 variables that change most along the path, averaged over pairs, between
-    the measured means of source, target and truth. Below: each method's distance to the truth with its 95 % interval;
-    the broken line is the floor, the truth split in two.
+    the measured means of source, target and truth. Below: each method's distance to the truth (see `evaluation`).
 
     Parameters
     ----------
@@ -72,136 +81,104 @@ def interpolation(
         Pairs shown as images.
     metric
         Metric of the evaluation table to show.
+    sharp
+        For images: decoded tiles with drawn texture (after ``model.fit_refiner``), labelled so. A row keeps its
+        texture from step to step.
     rng
-        Chooses pairs and true cells.
+        Chooses pairs and true cells, and draws the texture.
 
     Raises
     ------
     InputError
-        If `predicted` does not come from `latentcell.tl.interpolate`, its cells are not in `cells`, or the metric was
-        not evaluated.
+        If `predicted` does not come from `latentcell.tl.interpolate`, its cells are not in `cells`, the metric was not
+        evaluated, or the model cannot draw sharp images.
     """
-    result = predicted.uns.get(keys.INTERPOLATE)
-    if result is None or not {"source_cell", "target_cell"} <= set(predicted.obs):
-        raise InputError("These are not predicted cells: give the result of latentcell.tl.interpolate.")
-    path = _Path(predicted, cells, model, result["params"], np.random.default_rng(rng))
-    if model.modality_ == "images":
-        width, height, draw = _strip_size(path, n)
-    else:
-        width = 7.8 + label_width(model.names_)
-        height, draw = 1.8 + 0.2 * min(_N_VARIABLES, len(model.names_)), _draw_changes
+    check_sharp(model, sharp)
+    route = Route.of(predicted, cells, model)
+    result = predicted.uns[keys.INTERPOLATE]
     table = of_metric(result.get("evaluation"), metric)
+    rng = np.random.default_rng(rng)
+    if model.modality_ == "images":
+        strip = _Strip(route, route.some_pairs(n, rng), sharp, rng)
+        width, height, draw = strip.width, strip.height, strip.draw
+    else:
+        width, height = 7.8 + label_width(model.names_), 1.8 + 0.2 * min(_N_VARIABLES, len(model.names_))
+        draw = partial(_draw_heat_map, route, rng)
     if table is None:
         figure = new_figure(width, height)
-        draw(figure, path, n)
+        draw(figure)
         return figure
     width = max(width, 8.0)
-    below = 2.5 + 0.24 * table.groupby("space")["method"].nunique().max()
+    below = height_of(table, width)
     figure = new_figure(width, height + below)
     halves = figure.add_gridspec(2, 1, height_ratios=[height, below])
-    draw(figure.add_subfigure(halves[0]), path, n)
+    draw(figure.add_subfigure(halves[0]))
     draw_evaluation(figure.add_subfigure(halves[1]), table, dict(result.get("verdict", {})), width)
     return figure
 
 
-class _Path:
-    """Pairs of cells, the way between them, and the cells of the true stage."""
+class _Strip:
+    """Panels side by side: measured source, decoded steps, measured target and, where known, the truth."""
 
-    def __init__(
-        self, predicted: AnnData, cells: AnnData, model: VAE, params: dict[str, Any], rng: np.random.Generator
-    ) -> None:
-        first = predicted.obs[predicted.obs["at"] == predicted.obs["at"].iloc[0]]
-        self.cells, self.model, self.params, self.rng = cells, model, params, rng
-        self.source, self.target = (_rows(cells, first[column]) for column in ("source_cell", "target_cell"))
-        self.truth = level_rows(cells, params["key"], params["truth"]) if "truth" in params else np.arange(0)
-        at = predicted.obs["at"].unique().astype(float)
-        self.steps = np.union1d(_STEPS if len(at) < 3 else _STEPS[:: len(_STEPS) - 1], at)
-        self.titles = [self._title("source"), "decoded along the path\n", self._title("target")]
-        if "truth" in params:
-            self.titles.append(self._title("truth"))
+    def __init__(self, route: Route, index: Index, sharp: bool, rng: np.random.Generator) -> None:
+        self.route, self.index, self.sharp, self.rng = route, index, sharp, rng
+        self.steps = route.steps(_N_STEPS)
+        shape = route.course.model.schema_.shape
+        n_tiles = len(self.steps) + 2 + 2 * (len(route.truth) > 0)
+        self.width = n_tiles * _TILE + 1.2
+        self.height = len(index) * _TILE * shape[-2] / shape[-1] + 1.1 + 0.3 * sharp
 
-    def _title(self, role: str) -> str:
-        return f"{role}\n{shortened(str(self.params[role]), 16)}"
+    def draw(self, figure: Figure | SubFigure) -> None:
+        """Draw on `width` by `height` inches."""
+        route, n_steps = self.route, len(self.steps)
+        pairs = route.pairs.take(self.index)
+        measured = [self._measured(pairs.source.rows), self._measured(pairs.target.rows)]
+        columns = [measured[0], *self._decoded(), measured[1]]
+        groups = [(["measured"], 1), (route.labels(self.steps), n_steps), (["measured"], 1)]
+        how = "drawn texture" if self.sharp else "decoded"
+        titles = [_title(route, SOURCE), f"{how} along the path\n", _title(route, TARGET)]
+        if len(route.truth):
+            columns += self._truth(len(self.index))
+            groups.append((["measured", "drawn" if self.sharp else "decoded"], 2))
+            titles.append(_title(route, TRUTH))
+        display = Display.of(np.concatenate(measured), route.course.model.names_)
+        axes = _draw_groups(figure, columns, groups, titles, display)
+        axes[1].set_xlabel(route.axis)
+        if self.sharp:
+            note(figure, DRAWN + " A row keeps its noise along the path.", self.width)
 
-    def pairs(self, n: int) -> tuple[Index, Index]:
-        """Rows of `n` random pairs, each source cell once where there are enough."""
-        order = self.rng.permutation(len(self.source))
-        _, first = np.unique(self.source[order], return_index=True)
-        again = np.setdiff1d(np.arange(len(order)), first)
-        chosen = order[np.concatenate([np.sort(first), again])][:n]
-        return self.source[chosen], self.target[chosen]
+    def _decoded(self) -> list[Pixels]:
+        """Tiles of every step; the same texture at every step of a pair."""
+        model, batch = self.route.course.model, self.route.batch(self.index)
+        options: dict[str, Any] = {"sharp": True, "rng": seed_of_texture(self.rng)} if self.sharp else {}
 
-    def some(self, rows: Index, n: int) -> Index:
-        """At most `n` random ones of `rows`."""
-        return np.sort(self.rng.choice(rows, min(n, len(rows)), replace=False))
+        def decode(z: NDArray[Any]) -> Callable[[slice], NDArray[Any]]:
+            # a block starts anew with the seed, so sharp tiles are drawn in one
+            return lambda part: model.decode(z[part], batch=None if batch is None else batch[part], **options)
 
-    def positions(self, source: Index, target: Index, steps: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Latent positions ``(pairs * steps, d)`` along the way of each pair, pair after pair."""
-        start, end = self._ends(source, self.source), self._ends(target, self.target)
-        kind = self.params.get("path", "linear")
-        return np.stack([displace(start, end, t, kind) for t in steps], axis=1).reshape(-1, start.shape[1])
+        positions = [self.route.located(self.index, t) for t in self.steps]
+        shape = (1,) if self.sharp else model.schema_.shape
+        return [projected_blocks(decode(z), len(z), shape) for z in positions]
 
-    def batch(self, source: Index, n_steps: int) -> Any:
-        """Batch to decode each position in: that of its source cell."""
-        if self.model.batch_key is None:
-            return None
-        return np.repeat(self.cells.obs[self.model.batch_key].to_numpy()[source], n_steps)
+    def _measured(self, rows: Index) -> Pixels:
+        model, cells = self.route.course.model, self.route.course.cells
+        return projected_blocks(lambda part: model.measurements(cells[rows[part]]), len(rows), model.schema_.shape)
 
-    def _ends(self, rows: Index, all_rows: Index) -> NDArray[np.float64]:
-        """Positions of cells, all at their population's mean where the pairing is between centroids."""
-        if self.params.get("pairing") != "centroid":
-            return np.asarray(self.model.encode(self.cells[rows]).mu, dtype=np.float64)
-        mean = np.asarray(self.model.encode(self.cells[np.unique(all_rows)]).mu, dtype=np.float64).mean(axis=0)
-        return np.tile(mean, (len(rows), 1))
-
-
-def _rows(cells: AnnData, names: pd.Series[Any]) -> Index:
-    rows = cells.obs_names.get_indexer(pd.Index(names))
-    if (rows < 0).any():
-        raise InputError(
-            f"{int((rows < 0).sum())} of the cells that the prediction started from are not among these (the first is "
-            f"{names.iloc[int(np.argmax(rows < 0))]!r}). Give the cells that were interpolated."
+    def _truth(self, n: int) -> list[Pixels]:
+        """`n` true cells as measured and as decoded, below them background where there are fewer."""
+        model, cells = self.route.course.model, self.route.course.cells
+        rows = some(self.route.truth, n, self.rng)
+        options: dict[str, Any] = {"sharp": True, "rng": self.rng} if self.sharp else {}
+        back = projected_blocks(
+            lambda part: model.reconstruct(cells[rows[part]], **options), len(rows), model.schema_.shape
         )
-    return np.asarray(rows)
+        measured = self._measured(rows)
+        blank = np.full((n - len(rows), *measured.shape[1:]), -np.inf, dtype=np.float32)
+        return [np.concatenate([images, blank]) for images in (measured, back)]
 
 
-def _strip_size(path: _Path, n: int) -> tuple[float, float, Any]:
-    rows = min(n, len(path.source))
-    shape = path.model.schema_.shape
-    n_tiles = len(path.steps) + 2 + 2 * (len(path.truth) > 0)
-    return n_tiles * _TILE + 1.2, rows * _TILE * shape[-2] / shape[-1] + 1.1, _draw_strip
-
-
-def _draw_strip(figure: Figure | SubFigure, path: _Path, n: int) -> None:
-    """Panels side by side: measured source, decoded steps, measured target and, where known, the true stage."""
-    model, shape, cells = path.model, path.model.schema_.shape, path.cells
-    source, target = path.pairs(n)
-    n_rows, n_steps = len(source), len(path.steps)
-    z, batch = path.positions(source, target, path.steps), path.batch(source, n_steps)
-
-    def decoded(rows: slice) -> NDArray[Any]:
-        return model.decode(z[rows], batch=None if batch is None else batch[rows])
-
-    def measured(rows: Index) -> Pixels:
-        return projected_blocks(lambda part: model.measurements(cells[rows[part]]), len(rows), shape)
-
-    steps = projected_blocks(decoded, len(z), shape)
-    columns = [measured(source), *(steps[i::n_steps] for i in range(n_steps)), measured(target)]
-    groups = [(["measured"], 1), ([f"{t:g}" for t in path.steps], n_steps), (["measured"], 1)]
-    if len(path.truth):
-        true = path.some(path.truth, n_rows)
-        back = projected_blocks(lambda part: model.reconstruct(cells[true[part]]), len(true), shape)
-        columns += [_filled(measured(true), n_rows), _filled(back, n_rows)]
-        groups.append((["measured", "decoded"], 2))
-    ends = np.concatenate([columns[0], columns[n_steps + 1]])
-    display = Display.of(ends, model.names_)
-    _draw_groups(figure, columns, groups, path.titles, display)
-
-
-def _filled(images: Pixels, n: int) -> Pixels:
-    """Fewer true cells than rows: the rest of the column stays background."""
-    blank = np.full((n - len(images), *images.shape[1:]), -np.inf, dtype=np.float32)
-    return np.concatenate([images, blank])
+def _title(route: Route, role: str) -> str:
+    return f"{role}\n{route.level(role, 16)}"
 
 
 def _draw_groups(
@@ -210,7 +187,7 @@ def _draw_groups(
     groups: list[tuple[list[str], int]],
     titles: list[str],
     display: Display,
-) -> None:
+) -> Any:
     tile_width = columns[0].shape[3]
     gap, start = max(2, tile_width // 24), 0
     # in pixels, so that tiles come out equally large in every panel
@@ -224,40 +201,40 @@ def _draw_groups(
         ax.set_title(title, loc="center", fontsize=8.5)
         start += width
     axes[0].set_ylabel("matched pairs")
-    axes[1].set_xlabel("position on the path")
     scale_bar(axes[1], tile_width, gap=gap)
     channel_key(axes[1], display, "composite")
+    return axes
 
 
-def _draw_changes(figure: Figure | SubFigure, path: _Path, n: int) -> None:
+def _draw_heat_map(route: Route, rng: np.random.Generator, figure: Figure | SubFigure) -> None:
     """Heat map of measured source, decoded path, measured target and measured truth.
 
     Measured columns show the change from the measured source, decoded ones from the decoded source: what the decoder
     gets wrong at both is no change.
     """
-    model, cells = path.model, path.cells
-    source, target = path.pairs(_MAX_CELLS)
-    steps = np.linspace(0.0, 1.0, 9)
-    z, batch = path.positions(source, target, steps), path.batch(source, len(steps))
-    decoded = decoded_variables(model, z, batch).reshape(len(source), len(steps), -1).mean(axis=0)
+    model, cells = route.course.model, route.course.cells
+    steps = np.linspace(0.0, 1.0, _N_MAP_STEPS)
+    index = some(np.arange(len(route.pairs)), _MAX_CELLS, rng)
+    batch = route.batch(index)
+    decoded = np.stack([decoded_variables(model, route.located(index, t), batch).mean(axis=0) for t in steps])
 
     def mean(rows: Index) -> NDArray[np.float64]:
-        some = cells[path.some(np.unique(rows), _MAX_CELLS)]
-        return np.asarray(normalised(model, model.measurements(some)).mean(axis=0, keepdims=True))
+        measured = model.measurements(cells[some(rows, _MAX_CELLS, rng)])
+        return np.asarray(normalised(model, measured).mean(axis=0, keepdims=True))
 
-    start = mean(path.source)
-    columns = [start, decoded, mean(path.target), *([mean(path.truth)] if len(path.truth) else [])]
-    changes = [change(model, values, decoded[0] if values is decoded else start[0]) for values in columns]
+    start, end = mean(route.course.source.rows), mean(route.course.target.rows)
+    columns = {SOURCE: start, "": decoded, TARGET: end} | ({TRUTH: mean(route.truth)} if len(route.truth) else {})
+    changes = [change(model, values, decoded[0] if values is decoded else start[0]) for values in columns.values()]
     kept = most_changed(np.concatenate([changes[0], changes[2]]), min(_N_VARIABLES, decoded.shape[1]))
     shown = [one[:, kept] for one in changes]
     limit = color_limit(shown)
     widths = [max(len(one), 1.3) for one in shown]
     axes = figure.subplots(1, len(shown), sharey=True, gridspec_kw={"width_ratios": widths}, squeeze=False)[0]
-    for ax, title, one in zip(axes, path.titles, shown, strict=True):
+    for ax, role, one in zip(axes, columns, shown, strict=True):
         image = heat_map(ax, one, [model.names_[j] for j in kept], limit)
-        ticks = [0, len(steps) // 2, len(steps) - 1] if len(one) > 1 else []
-        ax.set_xticks(ticks, [f"{steps[i]:g}" for i in ticks])
-        ax.set_title(title, loc="center", fontsize=8.5)
+        ticks = np.array([0, len(steps) // 2, len(steps) - 1] if len(one) > 1 else [], dtype=int)
+        ax.set_xticks(ticks, route.labels(steps[ticks]))
+        ax.set_title(_title(route, role) if role else "decoded along the path\n", loc="center", fontsize=8.5)
         ax.tick_params(axis="y", labelleft=ax is axes[0])
-    axes[1].set_xlabel("position on the path")
-    change_bar(figure, image, axes, change_label(model, str(path.params["source"])))
+    axes[1].set_xlabel(route.axis)
+    change_bar(figure, image, axes, change_label(model, route.level(SOURCE)))

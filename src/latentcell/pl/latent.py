@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -97,14 +98,8 @@ def _mapped(mu: NDArray[np.float64], method: Map) -> tuple[NDArray[np.float64], 
     if method == "umap":
         return _umap(mu), ("UMAP 1", "UMAP 2")
     if method == "pca":
-        centred = mu - mu.mean(axis=0) if len(mu) else mu
-        u, s, vt = np.linalg.svd(centred, full_matrices=False)
-        # the sign of a component is arbitrary: make its largest loading positive, so that figures repeat
-        signs = np.sign(vt[np.arange(len(vt)), np.abs(vt).argmax(axis=1)])
-        points, share = (u * s * signs)[:, :2], s**2 / max(float((s**2).sum()), 1e-12)
-        padded = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
-        share = np.pad(share, (0, 2))
-        return padded, (f"PC 1 ({share[0]:.0%} of variance)", f"PC 2 ({share[1]:.0%} of variance)")
+        components = Components.of(mu)
+        return components.project(mu), components.labels
     dims = tuple(method) if isinstance(method, tuple | list) else ()
     if len(dims) != 2 or not all(isinstance(dim, int | np.integer) and 0 <= dim < mu.shape[1] for dim in dims):
         raise InputError(
@@ -112,6 +107,39 @@ def _mapped(mu: NDArray[np.float64], method: Map) -> tuple[NDArray[np.float64], 
             "counted from 0, such as (0, 1)."
         )
     return mu[:, list(dims)], (f"$z_{{{dims[0]}}}$", f"$z_{{{dims[1]}}}$")
+
+
+@dataclass(frozen=True)
+class Components:
+    """Plane of the first two principal components of cells, onto which other positions can be put.
+
+    Attributes
+    ----------
+    mean, axes
+        Centre ``(d,)`` and the two directions ``(d, 2)``; a direction that does not exist is 0.
+    labels
+        Names of the axes with their shares of the variance.
+    """
+
+    mean: NDArray[np.float64]
+    axes: NDArray[np.float64]
+    labels: tuple[str, str]
+
+    @classmethod
+    def of(cls, mu: NDArray[np.float64]) -> Components:
+        """Components of positions ``(n, d)``."""
+        mean = mu.mean(axis=0) if len(mu) else np.zeros(mu.shape[1])
+        _, s, vt = np.linalg.svd(mu - mean, full_matrices=False)
+        # the sign of a component is arbitrary: make its largest loading positive, so that figures repeat
+        signs = np.sign(vt[np.arange(len(vt)), np.abs(vt).argmax(axis=1)])
+        axes = (vt * signs[:, None])[:2].T
+        share = np.pad(s**2 / max(float((s**2).sum()), 1e-12), (0, 2))
+        labels = (f"PC 1 ({share[0]:.0%} of variance)", f"PC 2 ({share[1]:.0%} of variance)")
+        return cls(mean, np.pad(axes, ((0, 0), (0, 2 - axes.shape[1]))), labels)
+
+    def project(self, z: NDArray[Any]) -> NDArray[np.float64]:
+        """Positions ``(..., d)`` on the plane, ``(..., 2)``."""
+        return np.asarray((z - self.mean) @ self.axes)
 
 
 def _umap(mu: NDArray[np.float64]) -> NDArray[np.float64]:

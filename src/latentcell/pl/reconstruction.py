@@ -9,23 +9,24 @@ from matplotlib.colors import LinearSegmentedColormap
 
 from latentcell.errors import InputError
 from latentcell.pl._images import (
+    DRAWN,
     Channels,
     Display,
     channel_key,
     check_channels,
+    check_sharp,
     draw_tiles,
     intensity_bar,
     projected_blocks,
     scale_bar,
 )
-from latentcell.pl._style import ACCENT, INK, MUTED, SECOND, new_figure, styled
+from latentcell.pl._style import ACCENT, INK, MUTED, SECOND, new_figure, note, styled
 from latentcell.pl._variables import Table
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
     from latentcell.model.vae import VAE
 
@@ -43,6 +44,7 @@ def reconstruction(
     *,
     n: int = 10,
     channels: Channels = "composite",
+    sharp: bool = False,
     rng: int | np.random.Generator | None = 0,
 ) -> Figure:
     """Draw measured cells and what the model makes of them.
@@ -62,8 +64,10 @@ def reconstruction(
         Images shown.
     channels
         ``"composite"`` or ``"side_by_side"`` (see `latent_grid`).
+    sharp
+        For images: a third row with drawn texture (after ``model.fit_refiner``).
     rng
-        Chooses the cells.
+        Chooses the cells and draws the texture.
 
     Raises
     ------
@@ -71,32 +75,42 @@ def reconstruction(
         If there are no cells, or they do not match the model.
     """
     check_channels(channels)
+    check_sharp(model, sharp)
     if cells.n_obs == 0 or n < 1:
         raise InputError(f"There is nothing to show: {cells.n_obs} cells, n is {n}.")
     wanted = n if model.modality_ == "images" else _MAX_CELLS
-    rows = np.sort(np.random.default_rng(rng).choice(cells.n_obs, min(wanted, cells.n_obs), replace=False))
-    return _images(model, cells, rows, channels) if model.modality_ == "images" else _values(model, cells[rows])
+    rng = np.random.default_rng(rng)
+    rows = np.sort(rng.choice(cells.n_obs, min(wanted, cells.n_obs), replace=False))
+    if model.modality_ != "images":
+        return _values(model, cells[rows])
+    return _images(model, cells[rows], channels, rng if sharp else None)
 
 
-def _images(model: VAE, cells: AnnData, rows: NDArray[np.intp], channels: Channels) -> Figure:
-    shape, n = model.schema_.shape, len(rows)
-    measured = projected_blocks(lambda part: model.measurements(cells[rows[part]]), n, shape)
-    decoded = projected_blocks(lambda part: model.reconstruct(cells[rows[part]]), n, shape)
+def _images(model: VAE, cells: AnnData, channels: Channels, texture: np.random.Generator | None) -> Figure:
+    shape, n = model.schema_.shape, cells.n_obs
+    measured = projected_blocks(lambda part: model.measurements(cells[part]), n, shape)
+    rows = {"measured": measured, "decoded": projected_blocks(lambda part: model.reconstruct(cells[part]), n, shape)}
+    if texture is not None:
+        rows["drawn texture"] = projected_blocks(
+            lambda part: model.reconstruct(cells[part], sharp=True, rng=texture), n, shape
+        )
     display = Display.of(measured, model.names_)
-    panels = list(display.panels(np.concatenate([measured, decoded]), channels))
+    panels = list(display.panels(np.concatenate(list(rows.values())), channels))
     gap = max(2, measured.shape[3] // 24)
-    height = 2 * _TILE * measured.shape[2] / measured.shape[3] + 0.25
+    height = len(rows) * _TILE * measured.shape[2] / measured.shape[3] + 0.25
     bar = 0.6 if channels == "side_by_side" else 0.0
     figure = new_figure(n * _TILE + 0.9, (height + bar) * len(panels) + 0.35)
     axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
     for channel, (ax, (name, tiles)) in enumerate(zip(axes, panels, strict=True)):
         draw_tiles(ax, tiles, n, gap=gap)
-        ax.set_yticks([0, 1], ["measured", "decoded"], fontsize=9)
+        ax.set_yticks(range(len(rows)), list(rows), fontsize=9)
         ax.set_title(name, loc="center")
         if channels == "side_by_side":
             intensity_bar(ax, display, channel)
     scale_bar(axes[0], measured.shape[3], gap=gap)
     channel_key(axes[0], display, channels)
+    if texture is not None:
+        note(figure, DRAWN, figure.get_figwidth())
     return figure
 
 

@@ -10,15 +10,17 @@ from latentcell.errors import InputError
 from latentcell.pl._images import (
     Channels,
     Display,
+    Pixels,
     channel_key,
     check_channels,
+    check_sharp,
+    decoded_tiles,
     draw_tiles,
     intensity_bar,
     panel_axes,
-    projected_blocks,
     scale_bar,
 )
-from latentcell.pl._style import new_figure, styled
+from latentcell.pl._style import new_figure, note, styled
 from latentcell.pl._variables import (
     change,
     change_bar,
@@ -51,6 +53,8 @@ def traversal(
     cells: AnnData | None = None,
     channels: Channels = "composite",
     batch: Any = None,
+    sharp: bool = False,
+    rng: int | np.random.Generator | None = 0,
 ) -> Figure:
     """Draw what each latent dimension does, the most used first.
 
@@ -72,6 +76,11 @@ def traversal(
         ``"composite"`` or ``"side_by_side"`` (see `latent_grid`).
     batch
         Level of the batch column to decode; by default the average of the training levels.
+    sharp
+        For images: tiles with drawn texture instead of decoded means (after ``model.fit_refiner``), labelled so. All
+        start from the same noise.
+    rng
+        Draws the texture.
 
     Raises
     ------
@@ -79,17 +88,19 @@ def traversal(
         If no dimension is asked for or `n` is below 2.
     """
     check_channels(channels)
+    check_sharp(model, sharp)
     if n_dims < 1:
         raise InputError(f"n_dims is {n_dims}: show at least one latent dimension.")
     active = set(model.latent_.loc[model.latent_["active"], "dimension"])
     dims = [dim for dim in model.dimensions_ if dim in active] or model.dimensions_
     walk = Walk.through(model, dims[:n_dims], n, cells)
-    return _image_rows(model, walk, channels, batch) if model.modality_ == "images" else _heat_maps(model, walk, batch)
+    if model.modality_ != "images":
+        return _heat_maps(model, walk, batch)
+    return _image_rows(model, walk, channels, decoded_tiles(model, walk.along_each(), batch, sharp=sharp, rng=rng))
 
 
-def _image_rows(model: VAE, walk: Walk, channels: Channels, batch: Any) -> Figure:
-    z = walk.along_each()
-    images = projected_blocks(lambda rows: model.decode(z[rows], batch=batch), len(z), model.schema_.shape)
+def _image_rows(model: VAE, walk: Walk, channels: Channels, decoded: tuple[Pixels, str]) -> Figure:
+    images, drawn = decoded
     display = Display.of(images, model.names_)
     panels = list(display.panels(images, channels))
     n_dims, n = walk.values.shape
@@ -112,6 +123,8 @@ def _image_rows(model: VAE, walk: Walk, channels: Channels, batch: Any) -> Figur
             intensity_bar(ax, display, channel)
     scale_bar(axes[0], images.shape[3], gap=gap)
     channel_key(axes[0], display, channels)
+    if drawn:
+        note(figure, drawn, figure.get_figwidth())
     return figure
 
 

@@ -1,7 +1,8 @@
-"""What the questions share: distances between populations, optimal transport, hand-made image features."""
+"""What the questions share: distances between populations, transport between them, hand-made image features."""
 
 from __future__ import annotations
 
+from latentcell.stats.curves import turn
 from latentcell.stats.distances import (
     Interval,
     bootstrap_interval,
@@ -11,7 +12,7 @@ from latentcell.stats.distances import (
     wasserstein,
 )
 from latentcell.stats.image_features import image_features
-from latentcell.stats.transport import displace, pair
+from latentcell.stats.transport import displace, pair, shift
 
 __all__ = [
     "Interval",
@@ -21,6 +22,8 @@ __all__ = [
     "image_features",
     "mmd",
     "pair",
+    "shift",
     "sliced_wasserstein",
+    "turn",
     "wasserstein",
 ]

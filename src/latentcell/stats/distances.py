@@ -2,14 +2,14 @@
 
 A population is an array ``(n, p)``: n cells, p features or latent dimensions. Every statistic here is written for
 weighted cells, so that a bootstrap reuses the pairwise distances of the cells instead of computing them again:
-``statistic(x, y, counts_x, counts_y)`` takes how many times each cell was drawn, one row per resample, and returns
-one value per resample.
+``statistic(x, y, counts_x, counts_y, replicates)`` takes how many times each cell was drawn, one row per resample, and
+the replicate of each cell of `x` and of `y` or None, and returns one value per resample.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from latentcell.errors import InputError
 
 Array = NDArray[np.float64]
-Statistic = Callable[[Array, Array, Array, Array], Array]
+Replicates = tuple[NDArray[Any] | None, NDArray[Any] | None]
+Statistic = Callable[..., Array]
 
 MAX_EXACT = 2_000
 """Cells per side up to which optimal transport is solved exactly; a random subset of this size beyond."""
@@ -104,7 +105,7 @@ def bootstrap_interval(
     x: NDArray[np.floating],
     y: NDArray[np.floating],
     *,
-    replicates: tuple[NDArray[np.generic] | None, NDArray[np.generic] | None] = (None, None),
+    replicates: Replicates = (None, None),
     n: int = 200,
     level: float = 0.95,
     rng: int | np.random.Generator | None = None,
@@ -115,32 +116,41 @@ def bootstrap_interval(
     ----------
     statistic
         `energy_statistic`, ``mmd_statistic(bandwidth)``, ``wasserstein_statistic(p)``, `mean_shift_statistic`, or a
-        function ``(x, y, counts_x (B, n), counts_y (B, m)) -> (B,)``.
+        function ``(x, y, counts_x (B, n), counts_y (B, m), replicates) -> (B,)``.
     x, y
         Populations ``(n, p)`` and ``(m, p)``.
     replicates
         Replicate (well, donor, embryo) of each cell of `x` and of `y`. Whole replicates are then resampled, which is
-        the honest unit where cells of a replicate resemble each other; without, cells are.
+        the honest unit where cells of a replicate resemble each other; without, cells are. At least three each.
     n, level
         Number of resamples and coverage of the interval.
     """
     x, y = checked_populations(x, y)
+    for names in replicates:
+        if names is not None and len(np.unique(names)) < 3:
+            raise InputError(f"{len(np.unique(names))} replicates give no interval: at least three are needed.")
     rng = np.random.default_rng(rng)
     counts_x = resampled_counts(len(x), n=n, replicates=replicates[0], rng=rng)
     counts_y = resampled_counts(len(y), n=n, replicates=replicates[1], rng=rng)
-    return percentile_interval(statistic(x, y, counts_x, counts_y), level=level)
+    return percentile_interval(statistic(x, y, counts_x, counts_y, replicates), level=level)
 
 
 def resampled_counts(
-    n_cells: int, *, n: int, rng: np.random.Generator, replicates: NDArray[np.generic] | None = None
+    n_cells: int, *, n: int, rng: np.random.Generator, replicates: NDArray[Any] | None = None
 ) -> Array:
-    """Draw how many times each cell enters each bootstrap sample: ``(1 + n, n_cells)``, the first row all ones."""
+    """Draw how many times each cell enters each bootstrap sample: ``(1 + n, n_cells)``, the first row all ones.
+
+    Replicates are drawn whole; of three or more, at least two different ones are in every sample.
+    """
     if replicates is None:
         drawn = rng.multinomial(n_cells, np.full(n_cells, 1 / n_cells), size=n)
     else:
         _, member = np.unique(np.asarray(replicates), return_inverse=True)
         n_replicates = int(member.max()) + 1
-        drawn = rng.multinomial(n_replicates, np.full(n_replicates, 1 / n_replicates), size=n)[:, member]
+        times = rng.multinomial(n_replicates, np.full(n_replicates, 1 / n_replicates), size=n)
+        while n_replicates > 2 and (single := (times > 0).sum(axis=1) < 2).any():
+            times[single] = rng.multinomial(n_replicates, np.full(n_replicates, 1 / n_replicates), size=single.sum())
+        drawn = times[:, member]
     return np.concatenate([np.ones((1, n_cells)), drawn])
 
 
@@ -150,18 +160,24 @@ def percentile_interval(draws: Array, *, level: float = 0.95) -> Interval:
     return Interval(float(draws[0]), float(low), float(high))
 
 
-def energy_statistic(x: Array, y: Array, counts_x: Array, counts_y: Array) -> Array:
-    """Energy distance per resample ``(B,)``; see `energy_distance`."""
-    return _two_sample(x, y, counts_x, counts_y, lambda squared: np.sqrt(squared, out=squared))
+def energy_statistic(
+    x: Array, y: Array, counts_x: Array, counts_y: Array, replicates: Replicates = (None, None)
+) -> Array:
+    """Energy distance per resample ``(B,)``; see `energy_distance`.
+
+    With replicates, cells of one population are compared across replicates only: those of a replicate resemble each
+    other, so that two populations of the same kind would seem to differ.
+    """
+    return _two_sample(x, y, (counts_x, counts_y), replicates, lambda squared: np.sqrt(squared, out=squared))
 
 
 def mmd_statistic(bandwidth: float) -> Statistic:
     """Squared MMD per resample, for a fixed kernel SD; see `mmd`."""
 
     # MMD^2 is the energy distance of the semimetric 1 - k (Sejdinovic et al. 2013), zero between a cell and itself
-    def statistic(x: Array, y: Array, counts_x: Array, counts_y: Array) -> Array:
+    def statistic(x: Array, y: Array, counts_x: Array, counts_y: Array, replicates: Replicates = (None, None)) -> Array:
         scale = -0.5 / bandwidth**2
-        return _two_sample(x, y, counts_x, counts_y, lambda squared: -np.expm1(scale * squared))
+        return _two_sample(x, y, (counts_x, counts_y), replicates, lambda squared: -np.expm1(scale * squared))
 
     return statistic
 
@@ -176,7 +192,7 @@ def wasserstein_statistic(p: int) -> Statistic:
     if p not in (1, 2):
         raise InputError(f"The Wasserstein distance is available for p = 1 and p = 2, not p = {p}.")
 
-    def statistic(x: Array, y: Array, counts_x: Array, counts_y: Array) -> Array:
+    def statistic(x: Array, y: Array, counts_x: Array, counts_y: Array, replicates: Replicates = (None, None)) -> Array:
         import ot
 
         cost = ot.dist(x, y, metric="euclidean" if p == 1 else "sqeuclidean")
@@ -189,7 +205,9 @@ def wasserstein_statistic(p: int) -> Statistic:
     return statistic
 
 
-def mean_shift_statistic(x: Array, y: Array, counts_x: Array, counts_y: Array) -> Array:
+def mean_shift_statistic(
+    x: Array, y: Array, counts_x: Array, counts_y: Array, replicates: Replicates = (None, None)
+) -> Array:
     """Mean over features of the absolute difference of the two population means, per resample ``(B,)``.
 
     Each feature keeps the sign of its estimate, because an absolute value would lift every resample of a feature that
@@ -234,16 +252,32 @@ def _estimate(statistic: Statistic, x: NDArray[np.floating], y: NDArray[np.float
     return float(statistic(x, y, np.ones((1, len(x))), np.ones((1, len(y))))[0])
 
 
-def _two_sample(x: Array, y: Array, counts_x: Array, counts_y: Array, semimetric: Callable[[Array], Array]) -> Array:
-    """2 E d(X,Y) - E d(X,X') - E d(Y,Y') per resample, X and X' distinct cells; `semimetric` maps squared distances."""
+def _two_sample(
+    x: Array, y: Array, counts: tuple[Array, Array], replicates: Replicates, semimetric: Callable[[Array], Array]
+) -> Array:
+    """2 E d(X,Y) - E d(X,X') - E d(Y,Y') per resample, X and X' distinct; `semimetric` maps squared distances.
+
+    Distinct are cells, or cells of different replicates where those are given.
+    """
+    counts_x, counts_y = counts
     offset = x.mean(axis=0)
     x, y = x - offset, y - offset
     between = _weighted_sum(x, y, counts_x, counts_y, semimetric) / (counts_x.sum(1) * counts_y.sum(1))
     within = np.zeros(len(counts_x))
-    for z, counts in ((x, counts_x), (y, counts_y)):
+    for z, drawn, names in zip((x, y), counts, replicates, strict=True):
         # counting pairs of distinct cells only also undoes the bias that repeated cells give to a bootstrap
-        pairs = counts.sum(1) ** 2 - (counts**2).sum(1)
-        within += _weighted_sum(z, z, counts, counts, semimetric) / np.maximum(pairs, 1)
+        total = _weighted_sum(z, z, drawn, drawn, semimetric)
+        if names is None:
+            within += total / np.maximum(drawn.sum(1) ** 2 - (drawn**2).sum(1), 1)
+            continue
+        same, pairs = np.zeros(len(drawn)), drawn.sum(1) ** 2
+        for name in np.unique(names):
+            rows = np.flatnonzero(names == name)
+            once = np.ones((1, len(rows)))
+            times = drawn[:, rows[0]] ** 2
+            same += times * _weighted_sum(z[rows], z[rows], once, once, semimetric)[0]
+            pairs = pairs - times * len(rows) ** 2
+        within += (total - same) / np.maximum(pairs, 1)
     return np.asarray(2 * between - within)
 
 

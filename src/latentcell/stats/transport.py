@@ -39,8 +39,8 @@ def pair(
     assignment for equal sizes, the exact plan for unequal sizes or masses up to 2,000 cells per side, and beyond that
     Sinkhorn's plan (Cuturi 2013) on at most 5,000 cells per side, with an entropy weight of 0.02 times the median cost
     after each cell's smallest cost is taken off (its total cost is then a few per cent above the exact one). Pairs are
-    drawn from a plan by systematic sampling, so that every cell is used in proportion to its mass. ``"random"`` pairs
-    shuffled cells, each used equally often.
+    drawn from a plan by systematic sampling, so that every source cell is used in proportion to its mass; target cells
+    are too where the plan is exact, else on average. ``"random"`` pairs shuffled cells, each used equally often.
 
     Parameters
     ----------
@@ -177,6 +177,8 @@ def _plan(source: Array, target: Array, mass: Array | None, unbalanced: float | 
         if not 0 < unbalanced < np.inf:
             raise InputError(f"unbalanced={unbalanced}: give a positive weight, such as 0.1, or None to keep masses.")
         scale = float(np.median(cost)) or 1.0
+        # a cell far from all others must not make its row of exp(-cost / regularisation) vanish
+        cost = np.minimum(cost, 500 * SINKHORN_REGULARISATION * scale)
         return np.asarray(
             ot.unbalanced.sinkhorn_knopp_unbalanced(
                 *masses, cost, SINKHORN_REGULARISATION * scale, unbalanced * scale, numItermax=1_000, stopThr=1e-5

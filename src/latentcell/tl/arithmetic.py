@@ -12,7 +12,7 @@ from anndata import AnnData
 
 from latentcell import keys
 from latentcell.cells.images import set_images
-from latentcell.cells.levels import column, level_rows
+from latentcell.cells.levels import level_rows
 from latentcell.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def arithmetic(
         A fitted `latentcell.VAE`.
     expression
         Levels with signs and factors: ``"prophase + anaphase - interphase"``, ``"0.5*day0 + 0.5*day4"``; names that
-        hold spaces, signs or quotes in double quotes, ``'"T cell" - "B cell" + monocyte'``.
+        hold spaces or signs in double quotes, ``'"T cell" - "B cell" + monocyte'``.
     key
         Column of ``obs`` with the levels; by default the only one that has all of them.
     on
@@ -122,6 +122,7 @@ def parsed(expression: str) -> list[tuple[str, float]]:
         If it cannot be read; the message marks the place.
     """
     terms: list[tuple[str, float]] = []
+    expression = expression.strip()
     place = 0
     while place < len(expression):
         match = _TERM.match(expression, place)
@@ -140,8 +141,15 @@ def parsed(expression: str) -> list[tuple[str, float]]:
 
 def _key(cells: AnnData, levels: list[str]) -> str:
     """Only column of obs that has all levels."""
-    having = [str(name) for name in cells.obs if set(levels) <= set(column(cells, name).dropna().astype(str))]
+    having = [str(name) for name in cells.obs if all(_has(cells, str(name), level) for level in levels)]
     if len(having) != 1:
-        found = f"{len(having)} columns have ({', '.join(having)})" if having else "no column of obs has"
-        raise InputError(f"{found} all of the levels {', '.join(levels)}: name the column with key.".capitalize())
+        found = f"{len(having)} columns have ({', '.join(having)})" if having else "No column of obs has"
+        raise InputError(f"{found} all of the levels {', '.join(levels)}: name the column with key.")
     return having[0]
+
+
+def _has(cells: AnnData, key: str, level: str) -> bool:
+    try:
+        return len(level_rows(cells, key, level)) > 0
+    except InputError:
+        return False

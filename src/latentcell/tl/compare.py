@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,8 +13,7 @@ from numpy.typing import NDArray
 
 from latentcell import keys
 from latentcell.cells.images import set_images
-from latentcell.cells.levels import column
-from latentcell.tl.course import Course, Floats, Index, Method, Pairing, Pairs, Population
+from latentcell.tl.course import Course, Floats, Index, Method, Pairing, Pairs, Population, labels
 from latentcell.tl.evaluate import (
     AVERAGE,
     MOVED,
@@ -89,7 +89,7 @@ class Comparison:
             data[name] = fixed.comparable(course.decode(pairs, t, noise=rng, sharp=self.sharp))
             shown[name], rows[name] = course.decode(pairs, t), pairs.source.rows
         data |= {name: values for name, (values, _) in averages.items()}
-        if model.modality_ != "images":
+        if model.modality_ != "images" and not self.pairs.gathered:
             data[MOVED], rows[MOVED] = course.moved(self.pairs, t), rows[PREDICTION]
         back = course.reconstruct(truth, noise=rng, sharp=self.sharp)
         data[RECONSTRUCTED], rows[RECONSTRUCTED] = fixed.comparable(back), truth.rows
@@ -119,11 +119,14 @@ class Comparison:
 
     def _other_pairs(self, rng: np.random.Generator) -> dict[str, Pairs]:
         """Cells paired in the ways that serve as baselines, but for the prediction's own."""
-        return {
-            name: self.course.pairs(Pairing(method, within=self.pairing.within), len(self.pairs), rng)
-            for name, method in _OTHERS.items()
-            if method != self.pairing.method
-        }
+        others = {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of strata left out: told for the prediction
+            for name, method in _OTHERS.items():
+                if method != self.pairing.method:
+                    pairing = Pairing(method, within=self.pairing.within)
+                    others[name] = self.course.pairs(pairing, len(self.pairs), rng)
+        return others
 
     def _space(
         self, representation: Representation, comparable: dict[str, Floats], rows: dict[str, Index], mixed: Index
@@ -142,7 +145,7 @@ class Comparison:
     def _replicates(self, rows: Index) -> NDArray[Any] | None:
         if self.replicate is None:
             return None
-        return column(self.course.cells, self.replicate).astype(str).to_numpy()[rows]
+        return labels(self.course.cells, self.replicate)[rows]
 
 
 def _encoded_average(course: Course, measured: Floats) -> Floats:

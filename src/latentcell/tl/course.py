@@ -24,6 +24,7 @@ Path = Literal["auto", "linear", "curve", "slerp", "shift", "shift_source", "shi
 Index = NDArray[np.intp]
 Floats = NDArray[np.floating]
 
+MISSING = "(missing)"
 _BLOCK = 1_000  # cells whose counts are dense at once
 
 
@@ -95,6 +96,11 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.source.rows)
 
+    @property
+    def gathered(self) -> bool:
+        """Whether all cells stand at one place per end, as pairs of centroids do."""
+        return len(self) > 1 and bool((self.source.z == self.source.z[0]).all())
+
     def take(self, index: Index) -> Pairs:
         """Some of the pairs."""
         return Pairs(self.source.take(index), self.target.take(index), self.delta[index])
@@ -160,7 +166,7 @@ class Course:
         source, target = self.source, self.target
         delta = np.broadcast_to(target.z.mean(axis=0) - source.z.mean(axis=0), (len(i), source.z.shape[1])).copy()
         if pairing.within is not None:
-            values = column(self.cells, pairing.within).astype(str).to_numpy()
+            values = labels(self.cells, pairing.within)
             a, b = values[source.rows], values[target.rows]
             for level in np.unique(a[i]):
                 delta[a[i] == level] = target.z[b == level].mean(axis=0) - source.z[a == level].mean(axis=0)
@@ -258,7 +264,7 @@ class Course:
             self.target.z[b],
             method="ot" if pairing.method == "ot" else "random",
             n_pairs=n,
-            growth=None if pairing.growth is None else _numbers(self.cells, pairing.growth)[self.source.rows[a]],
+            growth=None if pairing.growth is None else _descendants(self.cells, pairing.growth, self.source.rows[a]),
             unbalanced=pairing.unbalanced,
             rng=rng,
         )
@@ -268,9 +274,9 @@ class Course:
         """Places of cells in source and target that may be paired with one another, and their share of all pairs."""
         if within is None:
             return [(np.arange(len(self.source.rows)), np.arange(len(self.target.rows)), 1.0)]
-        values = column(self.cells, within).astype(str).to_numpy()
+        values = labels(self.cells, within)
         a, b = values[self.source.rows], values[self.target.rows]
-        common = sorted(set(a) & set(b))
+        common = sorted(set(a) & set(b) - {MISSING})
         lost = sorted((set(a) | set(b)) - set(common))
         if not common:
             raise InputError(f"No level of {within!r} has cells at both ends, so nothing can be paired within it.")
@@ -306,11 +312,24 @@ def population_rows(cells: AnnData, key: str, level: Level, least: int, few: int
     return rows
 
 
-def _numbers(cells: AnnData, key: str) -> NDArray[np.float64]:
+def labels(cells: AnnData, key: str) -> NDArray[Any]:
+    """Levels of a column as text ``(n,)``, `MISSING` where there is none."""
+    values = column(cells, key)
+    return np.asarray(values.astype(str).where(values.notna(), MISSING), dtype=object)
+
+
+def _descendants(cells: AnnData, key: str, rows: Index) -> NDArray[np.float64]:
     numbers = times(cells, key)
     if numbers is None:
         raise InputError(f"The column {key!r} must hold numbers, descendants per cell, but holds names.")
-    return numbers
+    found = numbers[rows]
+    bad = ~(np.isfinite(found) & (found >= 0))
+    if bad.any():
+        raise InputError(
+            f"{int(bad.sum())} source cells have no number of descendants, 0 or more, in {key!r}: "
+            f"{listed(cells.obs_names[rows[bad]])}."
+        )
+    return found
 
 
 def _apportioned(shares: Floats, n: int) -> NDArray[np.intp]:

@@ -18,6 +18,7 @@ from latentcell.cells.images import Modality
 from latentcell.stats.distances import (
     Array,
     Statistic,
+    energy_distance,
     energy_statistic,
     mean_shift_statistic,
     median_distance,
@@ -42,6 +43,7 @@ N_COMPONENTS = 5
 N_VARIABLE_GENES = 1_000
 N_RESAMPLES = 200
 FARTHEST = 10.0
+FEWEST_REPLICATES = 3
 
 
 @dataclass(frozen=True)
@@ -170,10 +172,11 @@ def evaluate(
         Columns space, method, metric, value, low, high. Metrics: energy distance and squared MMD (both unbiased), W1,
         W2, and the per-variable error (mean absolute difference of means, in SD of the ends' cells). The MMD's kernel
         width is the truth's median distance, per space. Intervals: 95 %, 200 bootstrap resamples on both sides, the
-        same draws of the truth for every method: of replicates where a population has at least two, else of cells. The
-        row ``floor`` is the truth split in two at random, replicates kept whole where that is possible.
+        same draws of the truth for every method: of replicates where a population has at least three, else of cells.
+        The row ``floor`` is the truth split in two at random, replicates kept whole where both halves have three.
     verdict
-        One sentence per space, judged by the energy distance and the bootstrap of its difference to each baseline.
+        One sentence per space, judged by the energy distance and the bootstrap of its difference to each baseline;
+        another where the ends are nearer to one another than to the truth.
     """
     rng = np.random.default_rng(rng)
     rows, verdicts = [], {}
@@ -182,8 +185,22 @@ def evaluate(
         for (method, metric), values in draws.items():
             rows.append((name, method, metric, *percentile_interval(values)))
         energy = {method: values for (method, metric), values in draws.items() if metric == ENERGY}
-        verdicts[name] = verdict(energy, space=name, ends=ends)
+        verdicts[name] = verdict(energy, space=name, ends=ends) + _beyond(space, energy, ends)
     return pd.DataFrame(rows, columns=["space", "method", "metric", "value", "low", "high"]), verdicts
+
+
+def _beyond(space: Space, energy: Mapping[str, Array], ends: tuple[str, str]) -> str:
+    """Say so where the truth does not lie between the ends: no interpolation can then be expected to reach it."""
+    if not {"source", "target"} <= set(space.samples):
+        return ""
+    a, b = (space.representation.coordinates(space.samples[end].variables) for end in ("source", "target"))
+    apart = energy_distance(a, b)
+    if apart >= min(float(energy["source"][0]), float(energy["target"][0])):
+        return ""
+    return (
+        f" The truth does not lie between them: {ends[0]} and {ends[1]} are nearer to one another ({apart:.2g}) "
+        "than to it, so no interpolation can be expected to reach it."
+    )
 
 
 def _draws(space: Space, rng: np.random.Generator) -> dict[tuple[str, str], Array]:
@@ -204,26 +221,29 @@ def _draws(space: Space, rng: np.random.Generator) -> dict[tuple[str, str], Arra
         counts_x = _resampled(x, rng)
         coordinates = position(x.variables), position(y.variables)
         for metric, statistic in metrics.items():
-            draws[name, metric] = statistic(*coordinates, counts_x, counts_y)
+            draws[name, metric] = statistic(*coordinates, counts_x, counts_y, (_units(x), _units(y)))
         draws[name, "per-variable error"] = mean_shift_statistic(x.variables, y.variables, counts_x, counts_y)
     return draws
 
 
 def _resampled(sample: Sample, rng: np.random.Generator) -> Array:
     """How often each cell enters each bootstrap sample, whole replicates at a time where there are several."""
-    several = sample.replicates is not None and len(np.unique(sample.replicates)) > 1
-    replicates = sample.replicates if several else None
-    return resampled_counts(len(sample.variables), n=N_RESAMPLES, replicates=replicates, rng=rng)
+    return resampled_counts(len(sample.variables), n=N_RESAMPLES, replicates=_units(sample), rng=rng)
+
+
+def _units(sample: Sample) -> NDArray[Any] | None:
+    """Replicates to resample; None where there are too few, so that cells are."""
+    names = sample.replicates
+    return names if names is not None and len(np.unique(names)) >= FEWEST_REPLICATES else None
 
 
 def _halves(truth: Sample, rng: np.random.Generator) -> tuple[Sample, Sample]:
-    """Split the truth in two at random; by replicates where both halves then have two cells."""
+    """Split the truth in two at random; by whole replicates where both halves then have enough of them."""
     n = len(truth.variables)
     first = np.isin(np.arange(n), rng.permutation(n)[: -(-n // 2)])
-    if truth.replicates is not None:
+    if truth.replicates is not None and len(np.unique(truth.replicates)) >= 2 * FEWEST_REPLICATES:
         order = rng.permutation(np.unique(truth.replicates))
-        whole = np.isin(truth.replicates, order[: -(-len(order) // 2)])
-        first = whole if min(whole.sum(), (~whole).sum()) > 1 else first
+        first = np.isin(truth.replicates, order[: -(-len(order) // 2)])
     names = truth.replicates
     parts = [Sample(truth.variables[m], None if names is None else names[m]) for m in (first, ~first)]
     return parts[0], parts[1]

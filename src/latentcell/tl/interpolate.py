@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
+from anndata import AnnData, ImplicitModificationWarning
 
 from latentcell import keys
 from latentcell.cells.levels import Level, column, level_rows
@@ -59,7 +60,7 @@ def interpolate(
     ----------
     cells
         Cells of both ends, measured as those that the model was fitted on. Other cells in it tell where real cells
-        are, and at the path ``"spline"`` where other levels are.
+        are, and where the path bends.
     model
         A fitted `latentcell.VAE`.
     key
@@ -128,7 +129,7 @@ def interpolate(
     """
     pairing = pairing if isinstance(pairing, Pairing) else Pairing(pairing)
     span = Span.of(cells, key, source=source, target=target, at=at, truth=truth)
-    seed = {"rng": rng} if isinstance(rng, int) else {}
+    seed = {"rng": int(rng)} if isinstance(rng, int | np.integer) else {}
     rng = np.random.default_rng(rng)
     if replicate is not None:
         column(cells, replicate)
@@ -147,9 +148,11 @@ def interpolate(
         result["params"] |= {"truth": truth, "n_truth": len(truth_rows), "allow_seen": allow_seen}
         sampled = predicted.obsm[keys.SAMPLED] if model.modality_ == "images" else predicted.layers[keys.SAMPLED]
         comparison = Comparison(course, pairs, float(span.positions[0]), sampled, truth_rows, pairing, replicate, sharp)
-        names = str(ends[0]), str(ends[1])
+        names = _named(span.source), _named(span.target)
         result["evaluation"], result["verdict"] = evaluate(comparison.spaces(rng), ends=names, rng=rng)
-    cells.uns[keys.INTERPOLATE] = result
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImplicitModificationWarning)  # a view becomes cells of its own
+        cells.uns[keys.INTERPOLATE] = result
     predicted.uns[keys.INTERPOLATE] = result
     logger.info("added %r (cells.uns): %d predicted cells", keys.INTERPOLATE, predicted.n_obs)
     return predicted
@@ -169,6 +172,8 @@ def course_between(
     ends = [Population.of(cells, model, each) for each in rows]
     if library_size is not None and model.modality_ != "counts":
         raise InputError(f"library_size is for counts; this model was fitted on {model.modality_}.")
+    if library_size is not None and not 0 < library_size < np.inf:
+        raise InputError(f"library_size={library_size}: give the total counts of a predicted cell, a positive number.")
     straight = Course(cells, model, ends[0], ends[1], "linear", None, library_size)
     if path not in ("auto", "curve"):
         return replace(straight, path=path)
@@ -193,10 +198,14 @@ def _knots(course: Course, span: Span, known: dict[Level, float]) -> Knots:
     return Knots(np.array(list(known.values())), np.array(latent), np.array(measured))
 
 
+def _named(level: Level) -> str:
+    return f"{level:g}" if isinstance(level, float) else str(level)
+
+
 def _sharp(model: VAE, sharp: bool | None) -> bool:
     if sharp is None:
-        return getattr(model, "refined", False)
-    if sharp and not getattr(model, "refined", False):
+        return model.refined
+    if sharp and not model.refined:
         raise InputError(
             "This model cannot draw sharp images yet: train its refiner first, model.fit_refiner(cells) "
             "(latentcell sharpen RUN DATA)."
@@ -256,7 +265,7 @@ def _predicted(course: Course, pairs: Pairs, span: Span, sharp: bool, rng: np.ra
     obs = pd.DataFrame(columns, index=pd.Index([f"predicted_{number}" for number in range(len(mean))]))
     z = np.concatenate([course.positions(pairs, t) for t in positions])
     predicted = with_measurements(model, obs, mean, sampled, z)
-    if model.modality_ != "images":
+    if model.modality_ != "images" and not pairs.gathered:
         predicted.layers[keys.MOVED] = np.concatenate([course.moved(pairs, t) for t in positions])
     return predicted
 
@@ -291,10 +300,12 @@ def replay(predicted: AnnData, cells: AnnData, model: VAE) -> tuple[Course, Pair
     span = Span.of(
         cells, params["key"], source=params["source"], target=params["target"], at=list(params["at"]), truth=None
     )
-    course = course_between(
-        cells, model, span, params["path"], hidden=params.get("truth"), library_size=params.get("library_size")
-    )
-    first = predicted.obs[predicted.obs["position"] == predicted.obs["position"].iloc[0]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of few cells: told when they were predicted
+        course = course_between(
+            cells, model, span, params["path"], hidden=params.get("truth"), library_size=params.get("library_size")
+        )
+    first = predicted.obs.iloc[: int(params["n_cells"])]
     places = []
     for end, name in ((course.source, "source_cell"), (course.target, "target_cell")):
         found = cells.obs_names[end.rows].get_indexer(pd.Index(first[name]))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from latentcell import keys
-from latentcell.cells.levels import Level, ordered_levels
-from latentcell.errors import InputError
+from latentcell.cells.levels import Level, level_rows, ordered_levels
+from latentcell.errors import InputError, listed
 from latentcell.tl.interpolate import interpolate
 from latentcell.tl.span import neighbours
 
@@ -72,6 +72,11 @@ def leave_one_out(
         raise InputError(
             f"{key!r} has {len(known)} levels: at least three are needed to leave one out between two others."
         )
+    for level in left_out:
+        level_rows(cells, key, level)
+    names = [_file_name(level) for level in left_out]
+    if len(set(names)) < len(names):
+        raise InputError(f"Some levels of {key!r} have the same file name ({listed(names, 20)}): rename one of them.")
     ends = [neighbours(known, level) for level in left_out]
     tables, verdicts = [], {}
     for level, (source, target) in zip(left_out, ends, strict=True):
@@ -99,7 +104,7 @@ def _refitted(
         return type(model).load(stored)
     exclude = {name: list(each) for name, each in dict(fit.pop("exclude", None) or {}).items()}
     exclude[key] = [*exclude.get(key, []), level]
-    checkpoint = None if stored is None else stored.with_suffix(".checkpoint")
+    checkpoint = None if stored is None else stored.with_name(f"{stored.name}.checkpoint")
     refitted = model.unfitted().fit(cells, exclude=exclude, checkpoint=checkpoint, rng=rng, **fit)
     if stored is not None and checkpoint is not None:
         refitted.save(stored)

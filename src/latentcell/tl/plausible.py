@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 
@@ -71,11 +72,11 @@ def widest_step(z: Floats, source: NDArray[np.bool_], target: NDArray[np.bool_])
     from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
     from scipy.spatial.distance import cdist
 
-    # a shortest spanning tree holds, between any two cells, the chain whose widest step is smallest; cells that
-    # coincide are a hair apart, because a sparse graph takes zero for no edge
-    edges = minimum_spanning_tree(np.maximum(cdist(z, z), 1e-12)).tocoo()
+    # a shortest spanning tree holds, between any two cells, the chain whose widest step is smallest; one is added to
+    # every distance because a sparse graph takes zero, between cells that coincide, for no edge
+    edges = minimum_spanning_tree(1.0 + cdist(z, z)).tocoo()
     order = np.argsort(edges.data)
-    i, j, widths = edges.row[order], edges.col[order], edges.data[order]
+    i, j, widths = edges.row[order], edges.col[order], edges.data[order] - 1.0
 
     def joined(n: int) -> bool:
         tree = coo_array((np.ones(n), (i[:n], j[:n])), shape=(len(z), len(z)))
@@ -115,17 +116,16 @@ def warn_of_empty_space(
 def warn_of_confounding(course: Course, key: str, ends: tuple[Level, Level], extra: Sequence[str | None]) -> None:
     """Warn where the ends share no batch, or differ in sequencing depth: their difference may be technical.
 
-    Looks at the columns in `extra` and at those whose name contains batch, plate, library, donor and the like.
+    Looks at the columns in `extra` and at those whose name has a word such as batch, plate or donor.
     """
     obs = course.cells.obs
-    named = [name for name in obs if any(word in str(name).lower() for word in _TECHNICAL)]
+    named = [name for name in obs if set(re.split(r"[^a-z]+", str(name).lower())) & set(_TECHNICAL)]
     columns = [name for name in dict.fromkeys([*extra, *named]) if name is not None and name in obs and name != key]
-    separate = [
-        str(name)
-        for name in columns
-        if not set(obs[name].iloc[course.source.rows].dropna()) & set(obs[name].iloc[course.target.rows].dropna())
-        and obs[name].nunique() < 0.5 * len(obs)
-    ]
+    separate = []
+    for name in columns:
+        a, b = (set(obs[name].iloc[end.rows].dropna()) for end in (course.source, course.target))
+        if a and b and not a & b and obs[name].nunique() < 0.5 * len(obs):
+            separate.append(str(name))
     if separate:
         warnings.warn(
             f"{key!r} and {listed(separate)} coincide: {ends[0]!r} and {ends[1]!r} share no level, so what differs "

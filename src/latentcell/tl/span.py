@@ -149,7 +149,18 @@ def _ends(
     if len(set(around)) > 1:
         raise InputError("The times in `at` lie between different levels: name `source` and `target`, or give fewer.")
     before, after = around[0]
-    return before if source is None else source, after if target is None else target
+    if source is None and target is None:
+        return before, after
+    if source is None and target is not None:
+        return (after if _reaches(levels, target, before) else before), target
+    assert source is not None
+    return source, (before if _reaches(levels, after, source) else after)
+
+
+def _reaches(levels: Sequence[Level], first: Level, last: Level) -> bool:
+    """Whether `first` is `last` or comes before it in their order."""
+    i, j = (next((k for k, each in enumerate(levels) if _same(each, one)), -1) for one in (first, last))
+    return 0 <= i <= j
 
 
 def _inside(values: NDArray[np.float64], start: float, end: float, explained: str) -> NDArray[np.float64]:
