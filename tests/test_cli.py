@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import anndata as ad
@@ -78,10 +79,57 @@ def test_interpolate_writes_prediction_evaluation_and_verdict(run: Path, course:
     table = pd.read_csv(tmp_path / "evaluation.csv")
     assert list(table.columns) == ["space", "method", "metric", "value", "low", "high"]
     assert table.method.iloc[0] == "prediction"
-    assert set(table.space) == {"model", "data"}
+    assert set(table.space) == {"model", "data", "data, coarse"}
+    assert list(pd.read_csv(tmp_path / "plausibility.csv").columns) == ["at", "position", "plausible"]
+    for figure in ("interpolation", "path"):
+        assert (tmp_path / "figures" / f"{figure}.png").stat().st_size > 0
     assert "In model space the prediction is" in said.replace("\n", " ")
     predicted = ad.read_h5ad(tmp_path / "predicted.h5ad")
     assert predicted.obsm["images"].shape[1:] == (3, 16, 16)
+
+
+def test_interpolate_fills_in_ends_from_an_order_and_takes_pairings_and_paths(
+    run: Path, course: Path, tmp_path: Path
+) -> None:
+    options = ("--order", "early,middle,late", "--truth", "middle", "--path", "shift", "--pairing", "random")
+    latentcell("interpolate", run, course, "--key", "stage", *options, "--out", tmp_path)
+    params = ad.read_h5ad(tmp_path / "predicted.h5ad").uns["interpolate"]["params"]
+    found = {name: params[name] for name in ("source", "target", "path", "pairing")}
+    assert found == {"source": "early", "target": "late", "path": "shift", "pairing": "random"}
+
+
+def test_leave_one_out_refits_without_each_interior_stage_and_keeps_the_models(
+    run: Path, course: Path, tmp_path: Path
+) -> None:
+    options = ("--key", "stage", "--order", "early,middle,late", "--leave-one-out", "--epochs", 1)
+    said = latentcell("interpolate", run, course, *options, "--out", tmp_path)
+    table = pd.read_csv(tmp_path / "evaluation.csv")
+    assert set(table.held_out) == {"middle"}
+    assert "middle: In model space" in said.replace("\n", " ")
+    written = (tmp_path / "models" / "without_middle" / "model.json").stat().st_mtime_ns
+    assert (tmp_path / "figures" / "leave_one_out.png").stat().st_size > 0
+    latentcell("interpolate", run, course, *options, "--out", tmp_path)
+    assert (tmp_path / "models" / "without_middle" / "model.json").stat().st_mtime_ns == written
+
+
+def test_leave_one_out_with_a_stage_named_is_refused(run: Path, course: Path, tmp_path: Path) -> None:
+    options = ("--key", "stage", "--leave-one-out", "--truth", "middle", "--out", tmp_path)
+    assert "leave out --source" in latentcell("interpolate", run, course, *options, status=2)
+
+
+def test_sharp_cells_without_a_refiner_are_refused_with_the_command_that_makes_one(
+    run: Path, course: Path, tmp_path: Path
+) -> None:
+    ends = ("--key", "stage", "--source", "early", "--target", "late", "--sharp", "--out", tmp_path)
+    assert "latentcell sharpen RUN DATA" in latentcell("interpolate", run, course, *ends, status=2).replace("\n", " ")
+
+
+def test_sharpen_adds_a_refiner_to_the_run(run: Path, course: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    latentcell("sharpen", copy, course, "--steps", 2)
+    latentcell("grid", copy, "--out", tmp_path, "--n", 2, "--sharp")
+    assert lc.VAE.load(copy / "model").refined
 
 
 def test_a_prediction_without_truth_leaves_no_evaluation_of_an_earlier_one(

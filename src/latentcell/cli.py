@@ -156,6 +156,7 @@ def sharpen(
     data: Data,
     table: Table = None,
     channel_names: Channels = None,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 2000,
     max_minutes: Annotated[float | None, typer.Option(help="Training time at most.")] = None,
     seed: Seed = 0,
 ) -> None:
@@ -192,9 +193,7 @@ def interpolate(
         str, typer.Option(help="linear, curve, slerp, shift, shift_source, shift_target, geodesic or auto.")
     ] = "auto",
     replicate: Annotated[str | None, typer.Option(help="obs column resampled for the intervals.")] = None,
-    sharp: Annotated[
-        bool | None, typer.Option("--sharp/--no-sharp", help="Draw texture (after `sharpen`). [default: if it can]")
-    ] = None,
+    sharp: Annotated[bool, typer.Option("--sharp", help="Draw texture (after `sharpen`).")] = False,
     leave_one_out: Annotated[
         bool, typer.Option("--leave-one-out", help="Refit without each interior stage and predict it.")
     ] = False,

@@ -56,7 +56,7 @@ def check_sharp(model: VAE, sharp: bool) -> None:
     """Refuse sharp tiles of a model that cannot draw them."""
     if sharp and model.modality_ != "images":
         raise InputError(f"sharp=True draws images; this model was fitted on {model.modality_}.")
-    if sharp and not getattr(model, "refined", False):
+    if sharp and not model.refined:
         raise InputError("This model cannot draw sharp images yet: train its refiner first, model.fit_refiner(cells).")
 
 

@@ -96,10 +96,9 @@ class Comparison:
         if model.modality_ != "counts" and keys.MASKS not in course.cells.obsm:
             shown[AVERAGE] = _encoded_average(course, averages[AVERAGE][0])
 
-        # what the decoder cannot draw varies little among decoded cells: each space has the scale of its own ends
-        own = Representation.fit(np.concatenate([shown["source"], shown["target"]]), model.modality_, model.names_)
-        model_space = {name: own.comparable(values) for name, values in shown.items()}
-        spaces = {"model": self._space(own, model_space, rows, mixed), "data": self._space(fixed, data, rows, mixed)}
+        # in units of the measured ends in both spaces: what a decoder hardly varies should not count for more there
+        model_space = {name: fixed.comparable(values) for name, values in shown.items()}
+        spaces = {"model": self._space(fixed, model_space, rows, mixed), "data": self._space(fixed, data, rows, mixed)}
         if model.modality_ == "images":
             coarse = Representation.fit(both, "images", model.names_, block=COARSE)
             spaces["data, coarse"] = self._space(coarse, data, rows, mixed)

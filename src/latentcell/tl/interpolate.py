@@ -43,7 +43,7 @@ def interpolate(
     path: Path = "auto",
     n_cells: int | None = None,
     library_size: float | None = None,
-    sharp: bool | None = None,
+    sharp: bool = False,
     replicate: str | None = None,
     allow_seen: bool = False,
     rng: int | np.random.Generator | None = None,
@@ -87,7 +87,8 @@ def interpolate(
     library_size
         For counts: total of each predicted cell; by default the geometric interpolation of its two cells' totals.
     sharp
-        For images: draw texture instead of white noise, by the model's refiner. By default where it has one.
+        For images: draw texture instead of white noise, by the model's refiner (`latentcell.VAE.fit_refiner`); about a
+        tenth of a second per cell.
     replicate
         Column of ``obs`` (donor, well, embryo, track) whose levels are resampled for the intervals instead of cells.
     allow_seen
@@ -134,7 +135,11 @@ def interpolate(
     if replicate is not None:
         column(cells, replicate)
     truth_rows = None if truth is None else _truth_rows(cells, model, span, truth, allow_seen)
-    sharp = _sharp(model, sharp)
+    if sharp and not model.refined:
+        raise InputError(
+            "This model cannot draw sharp images yet: train its refiner first, model.fit_refiner(cells) "
+            "(latentcell sharpen RUN DATA)."
+        )
     course = course_between(cells, model, span, path, hidden=truth, library_size=library_size)
     ends = (span.source, span.target)
     warn_of_confounding(course, key, ends, (model.batch_key, replicate))
@@ -200,17 +205,6 @@ def _knots(course: Course, span: Span, known: dict[Level, float]) -> Knots:
 
 def _named(level: Level) -> str:
     return f"{level:g}" if isinstance(level, float) else str(level)
-
-
-def _sharp(model: VAE, sharp: bool | None) -> bool:
-    if sharp is None:
-        return model.refined
-    if sharp and not model.refined:
-        raise InputError(
-            "This model cannot draw sharp images yet: train its refiner first, model.fit_refiner(cells) "
-            "(latentcell sharpen RUN DATA)."
-        )
-    return sharp
 
 
 def _params(course: Course, pairing: Pairing, span: Span) -> dict[str, Any]:
