@@ -255,22 +255,15 @@ def test_cells_of_all_levels_of_a_small_truth_are_still_compared_with_a_warning(
         interpolate(three, model, "stage", **ENDS, truth="middle", rng=0)
 
 
-@pytest.mark.parametrize("refined", [False, True])
-def test_draws_are_sharp_where_the_model_has_a_refiner(refined: bool) -> None:
-    cells, model = images_course(n=20)
-    model.refined = refined
-    predicted = interpolate(cells, model, "stage", **ENDS, rng=0)
-    mean, sampled = model.asked[:2]
-    assert (mean["sharp"], mean["noise"]) == (False, False)
-    assert (sampled["sharp"], sampled["noise"]) == (refined, not refined)
-    assert predicted.uns["interpolate"]["params"]["sharp"] is refined
-
-
-def test_sharp_draws_can_be_declined() -> None:
+@pytest.mark.parametrize("sharp", [False, True])
+def test_draws_are_sharp_where_asked(sharp: bool) -> None:
     cells, model = images_course(n=20)
     model.refined = True
-    interpolate(cells, model, "stage", **ENDS, sharp=False, rng=0)
-    assert not any(asked["sharp"] for asked in model.asked)
+    predicted = interpolate(cells, model, "stage", **ENDS, sharp=sharp, rng=0)
+    mean, sampled = model.asked[:2]
+    assert (mean["sharp"], mean["noise"]) == (False, False)
+    assert (sampled["sharp"], sampled["noise"]) == (sharp, not sharp)
+    assert predicted.uns["interpolate"]["params"]["sharp"] is sharp
 
 
 def test_a_stated_library_size_is_that_of_every_predicted_cell() -> None:
