@@ -72,37 +72,39 @@ class Comparison:
         both = np.concatenate([measured["source"], measured["target"]])
         depth = course.depth if model.modality_ == "counts" else None
         fixed = Representation.fit(both, model.modality_, model.names_, library_size=depth)
-        comparable = {name: fixed.comparable(values) for name, values in measured.items()}
+        known = {name: fixed.comparable(values) for name, values in measured.items()}
         averages = measurement_averages(
-            fixed, comparable["source"], comparable["target"], t, n=len(self.pairs), curved=course.curved(t), rng=rng
+            fixed, known["source"], known["target"], t, n=len(self.pairs), curved=course.curved(t), rng=rng
         )
-        rows = {name: end.rows for name, end in real.items()}
-        rows |= {PREDICTION: self.pairs.source.rows} | {
-            name: course.source.rows[i] for name, (_, i) in averages.items()
-        }
-        mixed = mixture(len(rows["source"]), len(rows["target"]), t, rng=rng)
+        others = self._other_pairs(rng)
+        rows = {name: pairs.source.rows for name, pairs in {PREDICTION: self.pairs, **others}.items()}
+        rows |= {name: end.rows for name, end in real.items()} | {MOVED: rows[PREDICTION], RECONSTRUCTED: truth.rows}
+        rows |= {name: course.source.rows[i] for name, (_, i) in averages.items()}
 
-        data, shown = {PREDICTION: fixed.comparable(self.sampled)}, {PREDICTION: course.decode(self.pairs, t)}
-        data |= comparable
-        shown |= {name: course.reconstruct(end) for name, end in real.items()}
-        for name, pairs in self._other_pairs(rng).items():
-            data[name] = fixed.comparable(course.decode(pairs, t, noise=rng, sharp=self.sharp))
-            shown[name], rows[name] = course.decode(pairs, t), pairs.source.rows
-        data |= {name: values for name, (values, _) in averages.items()}
-        if model.modality_ != "images" and not self.pairs.gathered:
-            data[MOVED], rows[MOVED] = course.moved(self.pairs, t), rows[PREDICTION]
-        back = course.reconstruct(truth, noise=rng, sharp=self.sharp)
-        data[RECONSTRUCTED], rows[RECONSTRUCTED] = fixed.comparable(back), truth.rows
+        decoded = {PREDICTION: course.decode(self.pairs, t)}
+        decoded |= {name: course.reconstruct(end) for name, end in real.items()}
+        decoded |= {name: course.decode(pairs, t) for name, pairs in others.items()}
         if model.modality_ != "counts" and keys.MASKS not in course.cells.obsm:
-            shown[AVERAGE] = _encoded_average(course, averages[AVERAGE][0])
-
+            decoded[AVERAGE] = _encoded_average(course, averages[AVERAGE][0])
         # in units of the measured ends in both spaces: what a decoder hardly varies should not count for more there
-        model_space = {name: fixed.comparable(values) for name, values in shown.items()}
-        spaces = {"model": self._space(fixed, model_space, rows, mixed), "data": self._space(fixed, data, rows, mixed)}
+        shown = {name: fixed.comparable(values) for name, values in decoded.items()}
+        drawn = {name: fixed.comparable(values) for name, values in self._drawn(others, truth, rng).items()}
+        data = drawn | known | {name: values for name, (values, _) in averages.items()}
+        if model.modality_ != "images" and not self.pairs.gathered:
+            data[MOVED] = course.moved(self.pairs, t)
+
+        mixed = mixture(len(rows["source"]), len(rows["target"]), t, rng=rng)
+        spaces = {"model": self._space(fixed, shown, rows, mixed), "data": self._space(fixed, data, rows, mixed)}
         if model.modality_ == "images":
             coarse = Representation.fit(both, "images", model.names_, block=COARSE)
             spaces["data, coarse"] = self._space(coarse, data, rows, mixed)
         return spaces
+
+    def _drawn(self, others: dict[str, Pairs], truth: Population, rng: np.random.Generator) -> dict[str, Floats]:
+        """Populations decoded with noise: the prediction, the same model's other pairings and the true cells."""
+        draws = {name: self.course.decode(pairs, self.t, noise=rng, sharp=self.sharp) for name, pairs in others.items()}
+        back = self.course.reconstruct(truth, noise=rng, sharp=self.sharp)
+        return {PREDICTION: self.sampled} | draws | {RECONSTRUCTED: back}
 
     def _thinned(self, rng: np.random.Generator) -> Comparison:
         """The same with at most `MAX_EVALUATED` cells in every population."""
@@ -130,7 +132,7 @@ class Comparison:
     def _space(
         self, representation: Representation, comparable: dict[str, Floats], rows: dict[str, Index], mixed: Index
     ) -> Space:
-        """Variables and replicates of populations, the prediction first and the mixture after the ends."""
+        """Variables and replicates of populations: prediction, truth, ends, baselines, and what is no baseline."""
         samples = {
             name: Sample(representation.variables(values), self._replicates(rows[name]))
             for name, values in comparable.items()
@@ -139,7 +141,8 @@ class Comparison:
         replicates = None if ends[0].replicates is None else np.concatenate([end.replicates for end in ends])[mixed]
         both = Sample(np.concatenate([end.variables for end in ends])[mixed], replicates)
         first = {name: samples.pop(name) for name in (PREDICTION, TRUTH, "source", "target")}
-        return Space(representation, first | {"mixture": both} | samples)
+        last = {name: samples.pop(name) for name in (MOVED, RECONSTRUCTED) if name in samples}
+        return Space(representation, first | {"mixture": both} | samples | last)
 
     def _replicates(self, rows: Index) -> NDArray[Any] | None:
         if self.replicate is None:
