@@ -1,8 +1,10 @@
 """Simulated time courses whose middle is hidden: the default against random pairs and every baseline, five seeds.
 
-    python benchmarks/interpolate/simulated.py [counts] [images]
+    python benchmarks/interpolate/simulated.py [counts] [images] [dense]
 
-Counts of three cell types that differentiate, and images of cells that grow; energy distance to the hidden cells.
+Counts of three cell types that differentiate (counts); images of cells that grow by 5 SD of their size between the two
+ends (images), and the same with five times, of which the neighbours are 2.5 SD apart (dense). Energy distance to the
+hidden cells.
 """
 
 from __future__ import annotations
@@ -24,16 +26,20 @@ def counts(seed: int) -> pd.DataFrame:
     return evaluated(cells, model, seed)
 
 
-def images(seed: int) -> pd.DataFrame:
-    cells = lc.cells.simulate.time_course(300, size=40, rng=seed)
-    model = lc.VAE(8).fit(cells, exclude={"stage": ["middle"]}, epochs=120, rng=seed)
+def images(seed: int, times: tuple[float, ...] = (0.0, 0.5, 1.0)) -> pd.DataFrame:
+    cells = lc.cells.simulate.time_course(900 // len(times), times, size=40, rng=seed)
+    hidden = cells.obs["stage"].cat.categories[len(times) // 2]
+    model = lc.VAE(8).fit(cells, exclude={"stage": [hidden]}, epochs=120, rng=seed)
     return pd.concat([evaluated(cells, model, seed, path) for path in ("linear", "slerp", "shift")])
 
 
+def dense(seed: int) -> pd.DataFrame:
+    return images(seed, (0.0, 0.25, 0.5, 0.75, 1.0))
+
+
 def evaluated(cells: object, model: lc.VAE, seed: int, path: str = "auto") -> pd.DataFrame:
-    predicted = lc.tl.interpolate(
-        cells, model, "stage", source="early", target="late", truth="middle", path=path, rng=seed
-    )
+    levels = cells.obs["stage"].cat.categories
+    predicted = lc.tl.interpolate(cells, model, "stage", truth=levels[len(levels) // 2], path=path, rng=seed)
     table = predicted.uns["interpolate"]["evaluation"].query("metric == 'energy distance'")
     return table.assign(seed=seed, path=predicted.uns["interpolate"]["params"]["path"])
 
@@ -50,4 +56,4 @@ def main(names: list[str]) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    main(sys.argv[1:] or ["counts", "images"])
+    main(sys.argv[1:] or ["counts", "images", "dense"])

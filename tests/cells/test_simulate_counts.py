@@ -103,3 +103,22 @@ def test_simulated_counts_survive_h5ad(cells, tmp_path: Path):
 def test_bad_arguments_are_refused_by_name(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_a_course_of_counts_moves_every_cell_by_the_same_activity_and_keeps_types() -> None:
+    cells = simulate.count_course(400, n_genes=40, rng=0)
+    rise = cells.obs.groupby("stage", observed=True)[["programme_3", "programme_4"]].mean()
+    np.testing.assert_allclose(rise.loc["late"] - rise.loc["early"], [5, 2], atol=0.25)
+    assert list(cells.obs["stage"].cat.categories) == ["early", "middle", "late"]
+    shares = cells.obs.groupby("stage", observed=True)["cell_type"].value_counts(normalize=True)
+    assert shares.between(0.25, 0.42).all()
+    expected = simulate.expected_expression(cells) * cells.obs["library_size"].to_numpy()[:, None]
+    assert cells.X.sum() == pytest.approx(expected.sum(), rel=0.02)
+
+
+def test_a_course_of_counts_repeats_with_its_seed_and_refuses_times_that_do_not_increase() -> None:
+    first, again = (simulate.count_course(20, (0, 0.3), n_genes=15, rng=1) for _ in range(2))
+    assert (first.X != again.X).nnz == 0
+    assert set(first.obs["stage"]) == {"time_0", "time_0.3"}
+    with pytest.raises(InputError, match="increasing"):
+        simulate.count_course(20, (0.5, 0.2), rng=1)

@@ -290,3 +290,19 @@ def test_every_population_of_counts_is_on_the_scale_of_the_truth() -> None:
         cells, model = counts_course(n=30)
         errors = values(evaluated(cells, model, pairing=pairing), "data")
         assert max(errors.values()) < 2 * max(errors["source"], errors["target"])
+
+
+def test_the_verdict_says_when_the_truth_lies_beside_the_ends_and_not_between_them() -> None:
+    cells, model = course(n=60)
+    said = {}
+    for truth in ("between", "beside"):
+        moved = cells.copy()
+        if truth == "beside":
+            moved.X[cells.obs["stage"] == "middle"] += 20 * model.loadings[1]
+        moved.X[cells.obs["stage"] == "late"] = moved.X[cells.obs["stage"] == "early"] + 2 * model.loadings[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            interpolate(moved, model, "stage", **ENDS, truth="middle", rng=0)
+        said[truth] = moved.uns["interpolate"]["verdict"]["model"]
+    assert "early and late are nearer to one another" in said["beside"]
+    assert "nearer to one another" not in said["between"]

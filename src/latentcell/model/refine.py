@@ -22,6 +22,7 @@ from latentcell.model.module import VAEModule
 from latentcell.model.refiner import Refiner
 from latentcell.model.schema import Orientation, Schema
 from latentcell.model.split import Split
+from latentcell.progress import stop_on_interrupt
 
 # optimiser steps of a training of default length, and cells in each
 STEPS, _BATCH = 2000, 32
@@ -98,16 +99,19 @@ def fit_refiner(
 
 
 def _optimised(refiner: Refiner, loss: Callable[[], Tensor], plan: RefinerPlan) -> tuple[Refiner, list[float]]:
-    """Minimise `loss`, which draws a batch at each call; returns the averaged weights and the loss of each step."""
+    """Minimise `loss`, which draws a batch at each call; returns the averaged weights and the loss of each step.
+
+    Ctrl-C ends it early and keeps what was learnt.
+    """
     averaged = copy.deepcopy(refiner).requires_grad_(False).eval()
     optimiser = torch.optim.Adam(refiner.parameters(), lr=_RATE, fused=True)
     losses: list[float] = []
     started = time.monotonic()
-    with _progress(plan.steps) as on_step:
+    with _progress(plan.steps) as on_step, stop_on_interrupt() as stop_requested:
         for step in range(plan.steps):
             minutes = (time.monotonic() - started) / 60
             share = max(step / plan.steps, minutes / plan.max_minutes if plan.max_minutes else 0.0)
-            if share >= 1 and step > 0:
+            if step > 0 and (share >= 1 or stop_requested()):
                 break
             for group in optimiser.param_groups:
                 group["lr"] = _RATE * min(1.0, (step + 1) / 50) * min(1.0, 2 * max(0.0, 1 - share))
