@@ -109,3 +109,38 @@ def test_held_out_counts_are_explained_better_than_by_one_distribution_per_gene(
     nll = float(model.nll(cells[test].copy())["nll"].mean())
     null = null_nll(counts[:, genes], counts[:, genes].sum(1), train, test)
     assert nll < 0.98 * null
+
+
+def test_moved_measurements_come_nearer_to_a_hidden_embryonic_stage_than_plain_transport(data_dir: Path) -> None:
+    cells = ad.read_h5ad(data_dir / "rna" / "guo2010_qpcr.h5ad")
+    cells = ad.AnnData(cells.layers["log2"].toarray(), obs=cells.obs[["time"]], var=cells.var[[]])
+    for hidden in (2.0, 4.0):
+        model = lc.VAE(8).fit(cells, exclude={"time": [hidden]}, rng=0)
+        predicted = lc.tl.interpolate(cells, model, "time", truth=hidden, rng=0)
+        table = predicted.uns["interpolate"]["evaluation"].query("space == 'data' and metric == 'W1'")
+        nearer = table.set_index("method")["value"]
+        assert nearer["moved measurements"] < nearer["PCA + OT"]
+
+
+def test_days_that_are_libraries_of_their_own_are_told_as_a_possible_artefact(data_dir: Path) -> None:
+    cells = ad.read_h5ad(data_dir / "rna" / "klein2015_mesc.h5ad")
+    model = lc.VAE(8).fit(cells, exclude={"day": [2]}, epochs=5, rng=0)
+    with pytest.warns(UserWarning, match="each may be a library of its own"):
+        lc.tl.interpolate(cells, model, "day", truth=2, rng=0)
+
+
+def test_sharp_reconstructions_of_hidden_metaphases_come_three_times_nearer_than_blurred_ones(data_dir: Path) -> None:
+    from latentcell.tl.evaluate import Representation
+
+    cells = lc.read(data_dir / "images" / "hela_h2b_mitosis")
+    model = lc.VAE(16).fit(cells, exclude={"stage": ["metaphase", "apoptosis"]}, split_key="track", rng=0)
+    model.fit_refiner(cells, max_minutes=5, rng=0)
+    ends = model.measurements(cells[cells.obs["stage"].isin(["prometaphase", "early_anaphase"])])
+    hidden = cells[cells.obs["stage"] == "metaphase"]
+    fixed = Representation.fit(ends, "images", model.names_)
+
+    def distance(images: np.ndarray) -> float:
+        true = fixed.variables(fixed.comparable(model.measurements(hidden)))
+        return lc.stats.energy_distance(fixed.variables(fixed.comparable(images)), true)
+
+    assert distance(model.reconstruct(hidden, sharp=True, rng=0)) < distance(model.reconstruct(hidden)) / 3

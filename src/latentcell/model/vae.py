@@ -298,7 +298,8 @@ class VAE:
         if self.schema_.library_size is not None:
             given = self.schema_.library_size if library_size is None else library_size
             size = np.broadcast_to(np.asarray(given, dtype=np.float32), len(z)).copy()
-        blocks, device, block = [], self._device, _SHARP_BLOCK if sharp else _BLOCK
+        device, block = self._device, _SHARP_BLOCK if sharp else _BLOCK
+        decoded = np.empty((len(z), *self.schema_.shape), dtype=np.float32)
         with torch.inference_mode():
             for start in range(0, len(z), block):
                 rows = slice(start, start + block)
@@ -309,8 +310,8 @@ class VAE:
                 else:
                     total = None if size is None else torch.from_numpy(size[rows]).to(device)
                     x = self._module.measurements(codes, given_batch, total, generator if noise else None)
-                blocks.append(self.schema_.unscaled(x.cpu().numpy()))
-        return np.concatenate(blocks) if blocks else np.empty((0, *self.schema_.shape), dtype=np.float32)
+                decoded[rows] = self.schema_.unscaled(x.cpu().numpy())
+        return decoded
 
     def sample(
         self,

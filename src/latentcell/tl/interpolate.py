@@ -246,8 +246,8 @@ def _predicted(course: Course, pairs: Pairs, span: Span, sharp: bool, rng: np.ra
     """Cells moved to every position, one block of rows per position."""
     cells, model, positions = course.cells, course.model, span.positions
     n, n_positions = len(pairs), len(positions)
-    mean = np.concatenate([course.decode(pairs, t) for t in positions])
-    sampled = np.concatenate([course.decode(pairs, t, noise=rng, sharp=sharp) for t in positions])
+    mean = _stacked([course.decode(pairs, t) for t in positions])
+    sampled = _stacked([course.decode(pairs, t, noise=rng, sharp=sharp) for t in positions])
     columns = {
         "at": np.repeat(span.at, n),
         "position": np.repeat(positions, n),
@@ -257,11 +257,16 @@ def _predicted(course: Course, pairs: Pairs, span: Span, sharp: bool, rng: np.ra
     if model.batch_key is not None:
         columns[model.batch_key] = np.tile(course.batch(pairs), n_positions)
     obs = pd.DataFrame(columns, index=pd.Index([f"predicted_{number}" for number in range(len(mean))]))
-    z = np.concatenate([course.positions(pairs, t) for t in positions])
+    z = _stacked([course.positions(pairs, t) for t in positions])
     predicted = with_measurements(model, obs, mean, sampled, z)
     if model.modality_ != "images" and not pairs.gathered:
-        predicted.layers[keys.MOVED] = np.concatenate([course.moved(pairs, t) for t in positions])
+        predicted.layers[keys.MOVED] = _stacked([course.moved(pairs, t) for t in positions])
     return predicted
+
+
+def _stacked(parts: list[np.ndarray]) -> np.ndarray:
+    """Join arrays; one alone is not copied, which would double what large images take."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _plausibility(
