@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from latentcell.errors import InputError
 from latentcell.stats.distances import Array
+from latentcell.threads import free_threads
 
 Features = dict[str, Array]
 
@@ -68,8 +70,9 @@ def image_features(images: NDArray[np.generic], *, channel_names: Sequence[str] 
         raise InputError(f"{len(names)} channel names were given for {images.shape[1]} channels.")
     step = max(1, _CHUNK_VALUES // max(1, int(np.prod(images.shape[1:]))))
     starts = range(0, max(len(images), 1), step)
-    chunks = [_chunk_features(_finite(images[start : start + step], start), names) for start in starts]
-    return pd.concat(chunks, ignore_index=True)
+    with ThreadPoolExecutor(free_threads()) as pool:
+        chunks = pool.map(lambda start: _chunk_features(_finite(images[start : start + step], start), names), starts)
+        return pd.concat(chunks, ignore_index=True)
 
 
 def _finite(images: NDArray[np.generic], start: int) -> Array:
