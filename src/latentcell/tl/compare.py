@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +32,9 @@ MAX_EVALUATED = 1_000
 """Cells per population that enter the evaluation; a random subset of this size beyond."""
 COARSE = 4
 """Pixels along each side of a square that the coarse scale averages."""
+
+Tables = dict[str, NDArray[np.float64]]
+Averages = dict[str, tuple[NDArray[np.floating], Index]]
 
 _OTHERS: dict[str, Method] = {"random pairs": "random", "centroid": "centroid"}
 
@@ -72,39 +76,54 @@ class Comparison:
         both = np.concatenate([measured["source"], measured["target"]])
         depth = course.depth if model.modality_ == "counts" else None
         fixed = Representation.fit(both, model.modality_, model.names_, library_size=depth)
-        known = {name: fixed.comparable(values) for name, values in measured.items()}
-        averages = measurement_averages(
-            fixed, known["source"], known["target"], t, n=len(self.pairs), curved=course.curved(t), rng=rng
-        )
+        a, b = fixed.comparable(measured["source"]), fixed.comparable(measured["target"])
+        averages = measurement_averages(fixed, a, b, t, n=len(self.pairs), curved=course.curved(t), rng=rng)
         others = self._other_pairs(rng)
         rows = {name: pairs.source.rows for name, pairs in {PREDICTION: self.pairs, **others}.items()}
         rows |= {name: end.rows for name, end in real.items()} | {MOVED: rows[PREDICTION], RECONSTRUCTED: truth.rows}
         rows |= {name: course.source.rows[i] for name, (_, i) in averages.items()}
 
-        decoded = {PREDICTION: course.decode(self.pairs, t)}
-        decoded |= {name: course.reconstruct(end) for name, end in real.items()}
-        decoded |= {name: course.decode(pairs, t) for name, pairs in others.items()}
-        if model.modality_ != "counts" and keys.MASKS not in course.cells.obsm:
-            decoded[AVERAGE] = _encoded_average(course, averages[AVERAGE][0])
-        # in units of the measured ends in both spaces: what a decoder hardly varies should not count for more there
-        shown = {name: fixed.comparable(values) for name, values in decoded.items()}
-        drawn = {name: fixed.comparable(values) for name, values in self._drawn(others, truth, rng).items()}
-        data = drawn | known | {name: values for name, (values, _) in averages.items()}
-        if model.modality_ != "images" and not self.pairs.gathered:
-            data[MOVED] = course.moved(self.pairs, t)
-
-        mixed = mixture(len(rows["source"]), len(rows["target"]), t, rng=rng)
-        spaces = {"model": self._space(fixed, shown, rows, mixed), "data": self._space(fixed, data, rows, mixed)}
+        # in units of the measured ends in all spaces: what a decoder hardly varies should not count for more there
+        views = {"data": fixed}
         if model.modality_ == "images":
-            coarse = Representation.fit(both, "images", model.names_, block=COARSE)
-            spaces["data, coarse"] = self._space(coarse, data, rows, mixed)
-        return spaces
+            views["data, coarse"] = Representation.fit(both, "images", model.names_, block=COARSE)
+        tables: dict[str, Tables] = {space: {} for space in ("model", *views)}
+        for name, values in self._decoded(real, others, averages):
+            tables["model"][name] = fixed.variables(fixed.comparable(values))
+        for name, values in self._measured(measured, others, averages, rng):
+            for space, view in views.items():
+                tables[space][name] = view.variables(values if name in averages else view.comparable(values))
+        back = course.reconstruct(truth, noise=rng, sharp=self.sharp)
+        for space, view in views.items():
+            tables[space][RECONSTRUCTED] = view.variables(view.comparable(back))
+        if model.modality_ != "images" and not self.pairs.gathered:
+            tables["data"][MOVED] = fixed.variables(course.moved(self.pairs, t))
+        mixed = mixture(len(rows["source"]), len(rows["target"]), t, rng=rng)
+        return {space: self._space(views.get(space, fixed), table, rows, mixed) for space, table in tables.items()}
 
-    def _drawn(self, others: dict[str, Pairs], truth: Population, rng: np.random.Generator) -> dict[str, Floats]:
-        """Populations decoded with noise: the prediction, the same model's other pairings and the true cells."""
-        draws = {name: self.course.decode(pairs, self.t, noise=rng, sharp=self.sharp) for name, pairs in others.items()}
-        back = self.course.reconstruct(truth, noise=rng, sharp=self.sharp)
-        return {PREDICTION: self.sampled} | draws | {RECONSTRUCTED: back}
+    def _decoded(
+        self, real: dict[str, Population], others: dict[str, Pairs], averages: Averages
+    ) -> Iterator[tuple[str, Floats]]:
+        """Populations as the decoder's mean shows them, one at a time: images of all would fill the memory."""
+        course = self.course
+        yield PREDICTION, course.decode(self.pairs, self.t)
+        for name, end in real.items():
+            yield name, course.reconstruct(end)
+        for name, pairs in others.items():
+            yield name, course.decode(pairs, self.t)
+        if course.model.modality_ != "counts" and keys.MASKS not in course.cells.obsm:
+            yield AVERAGE, _encoded_average(course, averages[AVERAGE][0])
+
+    def _measured(
+        self, measured: dict[str, Floats], others: dict[str, Pairs], averages: Averages, rng: np.random.Generator
+    ) -> Iterator[tuple[str, Floats]]:
+        """Populations as measured or decoded with noise, one at a time, and averages on the comparable scale."""
+        yield PREDICTION, self.sampled
+        yield from measured.items()
+        for name, pairs in others.items():
+            yield name, self.course.decode(pairs, self.t, noise=rng, sharp=self.sharp)
+        for name, (values, _) in averages.items():
+            yield name, values
 
     def _thinned(self, rng: np.random.Generator) -> Comparison:
         """The same with at most `MAX_EVALUATED` cells in every population."""
@@ -129,14 +148,9 @@ class Comparison:
                     others[name] = self.course.pairs(pairing, len(self.pairs), rng)
         return others
 
-    def _space(
-        self, representation: Representation, comparable: dict[str, Floats], rows: dict[str, Index], mixed: Index
-    ) -> Space:
-        """Variables and replicates of populations: prediction, truth, ends, baselines, and what is no baseline."""
-        samples = {
-            name: Sample(representation.variables(values), self._replicates(rows[name]))
-            for name, values in comparable.items()
-        }
+    def _space(self, representation: Representation, table: Tables, rows: dict[str, Index], mixed: Index) -> Space:
+        """Populations with their replicates: prediction, truth, ends, baselines, and what is no baseline."""
+        samples = {name: Sample(values, self._replicates(rows[name])) for name, values in table.items()}
         ends = samples["source"], samples["target"]
         replicates = None if ends[0].replicates is None else np.concatenate([end.replicates for end in ends])[mixed]
         both = Sample(np.concatenate([end.variables for end in ends])[mixed], replicates)

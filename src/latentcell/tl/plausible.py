@@ -36,7 +36,9 @@ class Surroundings:
         rows = rows if len(rows) <= MAX_REAL else np.sort(rng.choice(rows, MAX_REAL, replace=False))
         self.real = Population.of(course.cells, course.model, rows)
         drawn = course.reconstruct(self.real)
-        self._representation = Representation.fit(drawn, course.model.modality_, course.model.names_)
+        # decoded means are smooth, so that a coarser picture of at least 16 pixels tells as much, sooner
+        block = int(np.clip(drawn.shape[-1] // 16, 1, 4)) if course.model.modality_ == "images" else 1
+        self._representation = Representation.fit(drawn, course.model.modality_, course.model.names_, block=block)
         self._coordinates = self._located(drawn)
         self.limit = float(np.percentile(nearest(self._coordinates, self._coordinates), PERCENTILE))
 
