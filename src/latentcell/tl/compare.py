@@ -28,7 +28,7 @@ from latentcell.tl.evaluate import (
     mixture,
 )
 
-MAX_EVALUATED = 1_000
+MAX_EVALUATED = 500
 """Cells per population that enter the evaluation; a random subset of this size beyond."""
 COARSE = 4
 """Pixels along each side of a square that the coarse scale averages."""

@@ -52,7 +52,7 @@ def interpolate(
 
     Cells of the two ends are paired by optimal transport between their posterior means, moved along the path and
     decoded (see `latentcell.stats.transport`). A decoded cell takes the batch of its source cell. With `truth`, the
-    prediction is compared with the real cells of that level, in several spaces, on at most 1,000 cells per population.
+    prediction is compared with the real cells of that level, in several spaces, on at most 500 cells per population.
     ``"model"``: every population encoded and decoded, so that the decoder's blur is on both sides. ``"data"``: as
     measured, predictions with noise. For images also ``"data, coarse"``: the same averaged over squares of 4 pixels.
 
