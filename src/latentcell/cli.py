@@ -165,10 +165,13 @@ def sharpen(
         import latentcell as lc
 
         model = _model(run)
-        model.fit_refiner(lc.read(data, table, channel_names=_split(channel_names)), max_minutes=max_minutes, rng=seed)
-        folder = _model_folder(run)
-        model.save(folder)
-        console.print(f"wrote {folder}; interpolate and grid now draw sharp cells with --sharp")
+        cells = lc.read(data, table, channel_names=_split(channel_names))
+        model.fit_refiner(cells, steps=steps, max_minutes=max_minutes, rng=seed)
+        model.save(_model_folder(run))
+        console.print(
+            f"wrote {_model_folder(run)}: a refiner of {model.report_['refiner']['steps']} steps in "
+            f"{model.report_['refiner']['seconds']:.0f} s; interpolate and grid now draw sharp cells with --sharp"
+        )
 
 
 @app.command()

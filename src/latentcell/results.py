@@ -71,9 +71,13 @@ def write_leave_one_out(tested: pd.DataFrame, out: Path) -> None:
     import latentcell as lc
 
     _write_table(tested, out / "evaluation.csv")
+    won = sum("better than every baseline" in verdict.get("model", "") for verdict in tested.attrs["verdicts"].values())
     for level, verdict in tested.attrs["verdicts"].items():
         for sentence in verdict.values():
             console.print(f"{level}: {sentence}", markup=False)
+    console.print(
+        f"better than every baseline in model space: {won} of {len(tested.attrs['verdicts'])} levels left out"
+    )
     draw(out / "figures", leave_one_out=lc.pl.evaluation(tested))
 
 

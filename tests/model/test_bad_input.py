@@ -139,7 +139,7 @@ def test_excluding_everything_is_refused() -> None:
 def test_excluding_a_level_that_does_not_exist_is_refused_with_the_levels_present() -> None:
     with pytest.raises(InputError, match=r"No cell has 'stage' equal to 'lte'.*early \(25\), late"):
         fit(count_cells(), exclude={"stage": ["lte"]})
-    with pytest.raises(InputError, match=r"no obs column 'stages'"):
+    with pytest.raises(InputError, match=r"no column 'stages'"):
         fit(count_cells(), exclude={"stages": ["late"]})
 
 

@@ -163,7 +163,7 @@ def test_the_draw_repeats_with_its_seed() -> None:
 @pytest.mark.parametrize(
     ("expression", "options", "message"),
     [
-        ("early + noon", {}, r"No column of obs has all of the levels early, noon: name the column with key\."),
+        ("early + noon", {}, r"'stage' comes nearest but lacks noon"),
         ("early + noon", {"key": "stage"}, r"No cell has 'stage' equal to 'noon'; levels present .*early \(10\)"),
         ("early", {"key": "phase"}, "no column 'phase'"),
         ("early", {"on": "cell"}, "on='cell' is unknown; choose one of means, cells"),

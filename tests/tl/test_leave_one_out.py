@@ -111,7 +111,8 @@ def test_the_seed_reaches_fits_and_predictions() -> None:
 
 def test_options_reach_interpolate() -> None:
     cells, model = five_days()
-    table = leave_one_out(cells, model, "day", levels=[2], pairing="random", replicate="donor")
+    with pytest.warns(UserWarning, match="'donor' has fewer than three levels"):
+        table = leave_one_out(cells, model, "day", levels=[2], pairing="random", replicate="donor")
     assert "random pairs" not in set(table["method"])
     assert cells.uns["interpolate"]["params"]["replicate"] == "donor"
 

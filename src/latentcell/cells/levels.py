@@ -87,12 +87,12 @@ def ordered_levels(cells: AnnData, key: str) -> list[Any]:
     raise InputError(
         f"The levels of {key!r} are names without an order ({listed(sorted(values.dropna().astype(str).unique()), 12)}"
         f"), so none lies between others. Name source and target, or order them: cells.obs[{key!r}] = "
-        "pandas.Categorical(..., categories=[...], ordered=True)."
+        "pandas.Categorical(..., categories=[...], ordered=True), on the command line --order first,second,third."
     )
 
 
 def ordered(cells: AnnData, key: str, order: Sequence[Level]) -> AnnData:
-    """Cells of the named levels only, with ``obs[key]`` an ordered categorical in that order.
+    """Cells of the named levels only, with ``obs[key]`` an ordered categorical in that order; numbers stay numbers.
 
     Raises
     ------
@@ -101,7 +101,8 @@ def ordered(cells: AnnData, key: str, order: Sequence[Level]) -> AnnData:
     """
     rows = np.sort(np.concatenate([level_rows(cells, key, level) for level in order]))
     kept = cells[rows].copy()
-    kept.obs[key] = pd.Categorical(kept.obs[key].astype(str), categories=list(map(str, order)), ordered=True)
+    if times(cells, key) is None:
+        kept.obs[key] = pd.Categorical(kept.obs[key].astype(str), categories=list(map(str, order)), ordered=True)
     if len(kept) < len(cells):
         logger.info("%d cells at other levels of %r are left out", len(cells) - len(kept), key)
     return kept

@@ -47,6 +47,10 @@ if TYPE_CHECKING:
 _TILE = 0.92  # inches
 _N_STEPS, _N_MAP_STEPS = 5, 9
 _N_VARIABLES = 25
+_HEAT_NOTE = (
+    "Measured columns show the change from the measured source, decoded ones from the decoded source. A decoder draws "
+    "changes weaker than measured, most of all those of variables that it hardly learnt."
+)
 # pairs or cells behind an average of counts or profiles
 _MAX_CELLS = 300
 
@@ -102,8 +106,8 @@ def interpolation(
         strip = _Strip(route, route.some_pairs(n, rng), sharp, rng)
         width, height, draw = strip.width, strip.height, strip.draw
     else:
-        width, height = 7.8 + label_width(model.names_), 1.8 + 0.2 * min(_N_VARIABLES, len(model.names_))
-        draw = partial(_draw_heat_map, route, rng)
+        width, height = 7.8 + label_width(model.names_), 2.2 + 0.2 * min(_N_VARIABLES, len(model.names_))
+        draw = partial(_draw_heat_map, route, rng, width)
     if table is None:
         figure = new_figure(width, height)
         draw(figure)
@@ -136,14 +140,13 @@ class _Strip:
         columns = [measured[0], *self._decoded(), measured[1]]
         groups = [(["measured"], 1), (route.labels(self.steps), n_steps), (["measured"], 1)]
         how = "drawn texture" if self.sharp else "decoded"
-        titles = [_title(route, SOURCE), f"{how} along the path\n", _title(route, TARGET)]
+        titles = [_title(route, SOURCE), f"{how} along the path\n{route.axis}", _title(route, TARGET)]
         if len(route.truth):
             columns += self._truth(len(self.index))
             groups.append((["measured", "drawn" if self.sharp else "decoded"], 2))
             titles.append(_title(route, TRUTH))
         display = Display.of(np.concatenate(measured), route.course.model.names_)
-        axes = _draw_groups(figure, columns, groups, titles, display)
-        axes[1].set_xlabel(route.axis)
+        _draw_groups(figure, columns, groups, titles, display)
         if self.sharp:
             note(figure, DRAWN + " A row keeps its noise along the path.", self.width)
 
@@ -187,7 +190,7 @@ def _draw_groups(
     groups: list[tuple[list[str], int]],
     titles: list[str],
     display: Display,
-) -> Any:
+) -> None:
     tile_width = columns[0].shape[3]
     gap, start = max(2, tile_width // 24), 0
     # in pixels, so that tiles come out equally large in every panel
@@ -203,10 +206,9 @@ def _draw_groups(
     axes[0].set_ylabel("matched pairs")
     scale_bar(axes[1], tile_width, gap=gap)
     channel_key(axes[1], display, "composite")
-    return axes
 
 
-def _draw_heat_map(route: Route, rng: np.random.Generator, figure: Figure | SubFigure) -> None:
+def _draw_heat_map(route: Route, rng: np.random.Generator, width: float, figure: Figure | SubFigure) -> None:
     """Heat map of measured source, decoded path, measured target and measured truth.
 
     Measured columns show the change from the measured source, decoded ones from the decoded source: what the decoder
@@ -238,3 +240,4 @@ def _draw_heat_map(route: Route, rng: np.random.Generator, figure: Figure | SubF
         ax.tick_params(axis="y", labelleft=ax is axes[0])
     axes[1].set_xlabel(route.axis)
     change_bar(figure, image, axes, change_label(model, route.level(SOURCE)))
+    note(figure, _HEAT_NOTE, width)

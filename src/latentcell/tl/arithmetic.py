@@ -143,8 +143,13 @@ def _key(cells: AnnData, levels: list[str]) -> str:
     """Only column of obs that has all levels."""
     having = [str(name) for name in cells.obs if all(_has(cells, str(name), level) for level in levels)]
     if len(having) != 1:
-        found = f"{len(having)} columns have ({', '.join(having)})" if having else "No column of obs has"
-        raise InputError(f"{found} all of the levels {', '.join(levels)}: name the column with key.")
+        if having:
+            found = f"{len(having)} columns have ({', '.join(having)}) all of the levels"
+            raise InputError(f"{found} {', '.join(levels)}: name the column with key.")
+        most = max(cells.obs, key=lambda name: sum(_has(cells, str(name), each) for each in levels), default=None)
+        missing = [each for each in levels if most is None or not _has(cells, str(most), each)]
+        nearest = "" if most is None else f"; {str(most)!r} comes nearest but lacks {', '.join(missing)}"
+        raise InputError(f"No column of obs has all of the levels {', '.join(levels)}{nearest}.")
     return having[0]
 
 

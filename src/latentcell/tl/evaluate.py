@@ -271,12 +271,23 @@ def verdict(energy: Mapping[str, Array], *, space: str, ends: tuple[str, str]) -
         against = unbeaten[0]
         words = f"no better than {called[against]}"
     best = ", the best of them" if not unbeaten else ""
-    nearer = MOVED in energy and percentile_interval(energy[PREDICTION] - energy[MOVED]).low > 0
-    more = f" The paired cells' own measurements, moved, come nearer: {_shown(energy[MOVED])}." if nearer else ""
+    more = ""
+    if MOVED in energy and percentile_interval(energy[PREDICTION] - energy[MOVED]).low > 0:
+        more = f" The paired cells' own measurements, moved without the decoder, come nearer: {_shown(energy[MOVED])}."
+    if RECONSTRUCTED in energy and percentile_interval(energy[RECONSTRUCTED] - energy[against]).low > 0:
+        more += (
+            f" Decoding alone costs more than that: the true cells, decoded, lie at "
+            f"{_shown(energy[RECONSTRUCTED])}, so this space shows the limits of the decoder, not of the path."
+        )
     return (
-        f"In {space} space the prediction is {words}: energy distance to the truth {_shown(energy[PREDICTION])}, "
+        f"In {_called(space)} the prediction is {words}: energy distance to the truth {_shown(energy[PREDICTION])}, "
         f"against {_shown(energy[against])} for {called[against]}{best}; floor {_shown(energy[FLOOR])}.{more}"
     )
+
+
+def _called(space: str) -> str:
+    name, _, scale = space.partition(", ")
+    return f"{name} space" + (f" at {scale} scale" if scale else "")
 
 
 def _shown(draws: Array) -> str:

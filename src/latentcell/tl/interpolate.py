@@ -132,8 +132,12 @@ def interpolate(
     span = Span.of(cells, key, source=source, target=target, at=at, truth=truth)
     seed = {"rng": int(rng)} if isinstance(rng, int | np.integer) else {}
     rng = np.random.default_rng(rng)
-    if replicate is not None:
-        column(cells, replicate)
+    if replicate is not None and column(cells, replicate).nunique() < 3:
+        warnings.warn(
+            f"{replicate!r} has fewer than three levels, which cannot be resampled: intervals are over cells.",
+            UserWarning,
+            stacklevel=2,
+        )
     truth_rows = None if truth is None else _truth_rows(cells, model, span, truth, allow_seen)
     if sharp and not model.refined:
         raise InputError(
@@ -141,7 +145,7 @@ def interpolate(
             "(latentcell sharpen RUN DATA)."
         )
     course = course_between(cells, model, span, path, hidden=truth, library_size=library_size)
-    ends = (span.source, span.target)
+    ends = span.name(span.source), span.name(span.target)
     warn_of_confounding(course, key, ends, (model.batch_key, replicate))
     pairs = course.pairs(pairing, n_cells, rng)
     predicted = _predicted(course, pairs, span, sharp, rng)
@@ -153,13 +157,15 @@ def interpolate(
         result["params"] |= {"truth": truth, "n_truth": len(truth_rows), "allow_seen": allow_seen}
         sampled = predicted.obsm[keys.SAMPLED] if model.modality_ == "images" else predicted.layers[keys.SAMPLED]
         comparison = Comparison(course, pairs, float(span.positions[0]), sampled, truth_rows, pairing, replicate, sharp)
-        names = _named(span.source), _named(span.target)
-        result["evaluation"], result["verdict"] = evaluate(comparison.spaces(rng), ends=names, rng=rng)
+        result["evaluation"], result["verdict"] = evaluate(comparison.spaces(rng), ends=ends, rng=rng)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ImplicitModificationWarning)  # a view becomes cells of its own
         cells.uns[keys.INTERPOLATE] = result
     predicted.uns[keys.INTERPOLATE] = result
-    logger.info("added %r (cells.uns): %d predicted cells", keys.INTERPOLATE, predicted.n_obs)
+    logger.info(
+        "added %r (cells.uns): %d cells predicted between %s and %s, pairing %s, path %s",
+        keys.INTERPOLATE, predicted.n_obs, *ends, pairing.method, course.path,
+    )  # fmt: skip
     return predicted
 
 
@@ -201,10 +207,6 @@ def _knots(course: Course, span: Span, known: dict[Level, float]) -> Knots:
         latent.append(z)
         measured.append(z if course.model.modality_ == "images" else course.mean_measured(rows))
     return Knots(np.array(list(known.values())), np.array(latent), np.array(measured))
-
-
-def _named(level: Level) -> str:
-    return f"{level:g}" if isinstance(level, float) else str(level)
 
 
 def _params(course: Course, pairing: Pairing, span: Span) -> dict[str, Any]:
@@ -280,7 +282,7 @@ def _plausibility(
     shares = [float(predicted.obs["plausible"][places == t].mean()) for t in span.positions]
     source, target = (np.isin(around.real.rows, end.rows) for end in (course.source, course.target))
     gap = around.gap(source, target) if source.any() and target.any() else 0.0
-    warn_of_empty_space(shares, span.at, gap, (span.source, span.target))
+    warn_of_empty_space(shares, span.at, gap, (span.name(span.source), span.name(span.target)))
     return pd.DataFrame({"at": span.at, "position": span.positions, "plausible": shares})
 
 

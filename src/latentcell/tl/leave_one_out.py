@@ -88,7 +88,7 @@ def leave_one_out(
         for place, (name, value) in enumerate({"held_out": level, "source": source, "target": target}.items()):
             table.insert(place, name, value)
         tables.append(table)
-        verdicts[str(level)] = dict(result["verdict"])
+        verdicts[f"{level:g}" if isinstance(level, float) else str(level)] = dict(result["verdict"])
     whole = pd.concat(tables, ignore_index=True)
     whole.attrs["verdicts"] = verdicts
     return whole

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from latentcell.cells.levels import Level
 from latentcell.errors import listed
 from latentcell.tl.course import Course, Floats, Index, Population
 from latentcell.tl.evaluate import Representation
@@ -92,9 +91,7 @@ def widest_step(z: Floats, source: NDArray[np.bool_], target: NDArray[np.bool_])
     return float(widths[low - 1]) if low else 0.0
 
 
-def warn_of_empty_space(
-    shares: Sequence[float], at: NDArray[np.float64], gap: float, ends: tuple[Level, Level]
-) -> None:
+def warn_of_empty_space(shares: Sequence[float], at: NDArray[np.float64], gap: float, ends: tuple[str, str]) -> None:
     """Warn where most predicted cells are far from all real ones, and where no chain of real cells joins the ends."""
     empty = [f"{place:g} ({share:.0%})" for place, share in zip(at, shares, strict=True) if share < 0.5]
     if empty:
@@ -115,7 +112,7 @@ def warn_of_empty_space(
         )
 
 
-def warn_of_confounding(course: Course, key: str, ends: tuple[Level, Level], extra: Sequence[str | None]) -> None:
+def warn_of_confounding(course: Course, key: str, ends: tuple[str, str], extra: Sequence[str | None]) -> None:
     """Warn where the ends share no batch, or differ in sequencing depth: their difference may be technical.
 
     Looks at the columns in `extra` and at those whose name has a word such as batch, plate or donor.

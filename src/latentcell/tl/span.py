@@ -76,6 +76,10 @@ class Span:
         explained = f" {key!r} holds numbers, so `at` is a time; half-way is {(start + end) / 2:g}."
         return cls(key, start, end, asked, (_inside(asked, start, end, explained) - start) / (end - start), True)
 
+    def name(self, level: Level) -> str:
+        """What a level is called in a sentence: times with their column, ``day 10.5``."""
+        return f"{self.key} {float(level):g}" if self.numeric else str(level)
+
     def known_levels(self, cells: AnnData, hidden: Level | None) -> dict[Level, float]:
         """The ends and the levels beyond them, with their places relative to the ends (source 0, target 1), ascending.
 
