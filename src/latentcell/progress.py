@@ -10,20 +10,27 @@ from types import FrameType
 
 
 @contextmanager
-def fit_progress(epochs: int, n_cells: int) -> Iterator[Callable[[dict[str, float]], None]]:
-    """Show training: yields a function that takes the row of each finished epoch."""
+def progress_bar(name: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """Show long work: yields a function that takes how much of `total` is done and a few words on it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        TextColumn("fit"),
+        TextColumn(name),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[terms]}"),
+        TextColumn("{task.fields[words]}"),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("fit", total=epochs, terms="")
+        task = bar.add_task(name, total=total, words="")
+        yield lambda done, words: bar.update(task, completed=done, words=words)
+
+
+@contextmanager
+def fit_progress(epochs: int, n_cells: int) -> Iterator[Callable[[dict[str, float]], None]]:
+    """Show training: yields a function that takes the row of each finished epoch."""
+    with progress_bar("fit", epochs) as update:
         previous = 0.0
 
         def advance(row: dict[str, float]) -> None:
@@ -34,7 +41,7 @@ def fit_progress(epochs: int, n_cells: int) -> Iterator[Callable[[dict[str, floa
                 f"ELBO {row['elbo']:.1f} held out {row['val_elbo']:.1f} (log p {row['val_log_px']:.1f}, "
                 f"KL {row['val_kl']:.1f}) {rate:,.0f} cells/s"
             )
-            bar.update(task, completed=row["epoch"] + 1, terms=terms)
+            update(int(row["epoch"]) + 1, terms)
 
         yield advance
 

@@ -6,7 +6,6 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +21,7 @@ from latentcell.model.module import VAEModule
 from latentcell.model.refiner import Refiner
 from latentcell.model.schema import Orientation, Schema
 from latentcell.model.split import Split
-from latentcell.progress import stop_on_interrupt
+from latentcell.progress import progress_bar, stop_on_interrupt
 
 # optimiser steps of a training of default length, and cells in each
 STEPS, _BATCH = 2000, 32
@@ -107,7 +106,7 @@ def _optimised(refiner: Refiner, loss: Callable[[], Tensor], plan: RefinerPlan) 
     optimiser = torch.optim.Adam(refiner.parameters(), lr=_RATE, fused=True)
     losses: list[float] = []
     started = time.monotonic()
-    with _progress(plan.steps) as on_step, stop_on_interrupt() as stop_requested:
+    with progress_bar("refine", plan.steps) as update, stop_on_interrupt() as stop_requested:
         for step in range(plan.steps):
             minutes = (time.monotonic() - started) / 60
             share = max(step / plan.steps, minutes / plan.max_minutes if plan.max_minutes else 0.0)
@@ -127,7 +126,7 @@ def _optimised(refiner: Refiner, loss: Callable[[], Tensor], plan: RefinerPlan) 
             memory = min(_MEMORY, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(averaged.parameters()), list(refiner.parameters()), 1 - memory)
             losses.append(float(value.detach()))
-            on_step(step + 1, float(np.mean(losses[-_RECENT:])))
+            update(step + 1, f"flow loss {np.mean(losses[-_RECENT:]):.3f}")
     return averaged, losses
 
 
@@ -289,21 +288,3 @@ def _endless(rows: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]
             pool = np.concatenate([pool, rng.permutation(rows)])
         yield pool[:_BATCH]
         pool = pool[_BATCH:]
-
-
-@contextmanager
-def _progress(steps: int) -> Iterator[Callable[[int, float], None]]:
-    """Show training: yields a function that takes the number of steps done and the recent loss."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("refine"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("flow loss {task.fields[loss]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("refine", total=steps, loss="")
-        yield lambda step, loss: bar.update(task, completed=step, loss=f"{loss:.3f}")
