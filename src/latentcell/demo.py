@@ -51,7 +51,7 @@ class Check:
 def run(out: str | Path, *, rng: int = 0) -> list[Check]:
     """Run the demonstration and write its figures, tables and models below `out`.
 
-    A time course of cell images is simulated and its middle stage hidden. A VAE is fitted to the two ends; the middle
+    A time course of cell images is simulated and its middle time hidden. A VAE is fitted to the others; the middle
     is predicted and compared with the hidden cells; the simulated factors are read back from the latent positions of
     new cells. The same is done for counts of genes with known programmes.
 
@@ -84,12 +84,12 @@ def _images(out: Path, rng: int) -> list[Check]:
     import latentcell as lc
     from latentcell.cells.stores import write_h5ad
 
-    logger.info("simulating 900 cells of a time course; its middle stage is hidden from the fit")
-    cells = lc.cells.simulate.time_course(300, size=40, rng=rng)
-    model = lc.VAE(n_latent=8).fit(cells, exclude={"stage": ["middle"]}, epochs=120, rng=rng)
+    logger.info("simulating 900 cells of five times; those of the middle one are hidden from the fit")
+    cells = lc.cells.simulate.time_course(180, (0, 0.25, 0.5, 0.75, 1), size=40, rng=rng)
+    model = lc.VAE(n_latent=8).fit(cells, exclude={"time": [0.5]}, epochs=120, rng=rng)
     model.save(out / "images" / "model")
     lc.tl.embed(cells, model)
-    predicted = lc.tl.interpolate(cells, model, "stage", source="early", target="late", truth="middle", rng=rng)
+    predicted = lc.tl.interpolate(cells, model, "time", truth=0.5, rng=rng)
     write_h5ad(predicted, out / "interpolate" / "predicted.h5ad", images=True)
     evaluation = predicted.uns["interpolate"]["evaluation"]
     for sentence in predicted.uns["interpolate"]["verdict"].values():
@@ -99,9 +99,10 @@ def _images(out: Path, rng: int) -> list[Check]:
         "images/latent_grid": lc.pl.latent_grid(model),
         "images/traversal": lc.pl.traversal(model),
         "images/reconstruction": lc.pl.reconstruction(model, cells, rng=rng),
-        "images/latent": lc.pl.latent(cells, color="stage"),
+        "images/latent": lc.pl.latent(cells, color="time"),
         "images/training": lc.pl.training(model),
         "interpolate/interpolation": lc.pl.interpolation(predicted, cells, model),
+        "interpolate/path": lc.pl.path(predicted, cells, model),
     }.items():
         lc.pl.save(figure, out / name)
     fresh = lc.cells.simulate.time_course(200, size=40, rng=rng + 1)
