@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentcell.cells.levels import column, level_rows, times
+from latentcell.cells.levels import level_rows, times
 from latentcell.pl._style import shortened
+from latentcell.tl.course import labels
 from latentcell.tl.interpolate import replay
 
 if TYPE_CHECKING:
@@ -51,9 +51,7 @@ class Route:
     @classmethod
     def of(cls, predicted: AnnData, cells: AnnData, model: VAE) -> Route:
         """Replay a prediction; refuses what is none."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # given when it was predicted
-            course, pairs = replay(predicted, cells, model)
+        course, pairs = replay(predicted, cells, model)
         params = dict(predicted.uns["interpolate"]["params"])
         truth = level_rows(cells, params["key"], params[TRUTH]) if TRUTH in params else np.arange(0)
         positions = np.unique(predicted.obs["position"].to_numpy(dtype=np.float64))
@@ -87,7 +85,7 @@ class Route:
         name = self.params.get("replicate")
         if name is None:
             return None
-        values = column(self.course.cells, name).astype(str).to_numpy()[rows]
+        values = labels(self.course.cells, name)[rows]
         return values if len(np.unique(values)) > 1 else None
 
     def place(self, t: float) -> float:

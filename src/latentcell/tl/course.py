@@ -230,9 +230,18 @@ class Course:
         return self.cells.obs[self.model.batch_key].to_numpy()[pairs.source.rows]
 
     def decode(
-        self, pairs: Pairs, t: float, *, noise: np.random.Generator | None = None, sharp: bool = False
+        self,
+        pairs: Pairs,
+        t: float,
+        *,
+        z: Floats | None = None,
+        noise: np.random.Generator | None = None,
+        sharp: bool = False,
     ) -> Floats:
-        """Mean of the cells at `t`, or one draw when given a generator: of the likelihood, or sharp."""
+        """Mean of the cells at `t`, or one draw when given a generator: of the likelihood, or sharp.
+
+        `z` are their positions there where these are known, which on a geodesic take long to find.
+        """
         options: dict[str, Any] = {"batch": self.batch(pairs)}
         sizes = pairs.source.library_size, pairs.target.library_size
         if self.library_size is not None:
@@ -241,7 +250,8 @@ class Course:
             options["library_size"] = np.maximum(sizes[0], 1.0) ** (1 - t) * np.maximum(sizes[1], 1.0) ** t
         if noise is not None:
             options |= {"sharp": True} if sharp else {"noise": True}
-        return np.asarray(self.model.decode(self.positions(pairs, t), rng=noise, **options), dtype=np.float32)
+        z = self.positions(pairs, t) if z is None else z
+        return np.asarray(self.model.decode(z, rng=noise, **options), dtype=np.float32)
 
     def reconstruct(
         self, population: Population, *, noise: np.random.Generator | None = None, sharp: bool = False

@@ -191,11 +191,9 @@ def course_between(
     if path == "auto" and not span.numeric:
         return straight
     known = span.known_levels(cells, hidden)
-    return (
-        straight
-        if path == "auto" and len(known) < 3
-        else replace(straight, path="curve", knots=_knots(straight, span, known))
-    )
+    if path == "auto" and len(known) < 3:
+        return straight
+    return replace(straight, path="curve", knots=_knots(straight, span, known))
 
 
 def _knots(course: Course, span: Span, known: dict[Level, float]) -> Knots:
@@ -248,8 +246,11 @@ def _predicted(course: Course, pairs: Pairs, span: Span, sharp: bool, rng: np.ra
     """Cells moved to every position, one block of rows per position."""
     cells, model, positions = course.cells, course.model, span.positions
     n, n_positions = len(pairs), len(positions)
-    mean = _stacked([course.decode(pairs, t) for t in positions])
-    sampled = _stacked([course.decode(pairs, t, noise=rng, sharp=sharp) for t in positions])
+    places = [course.positions(pairs, t) for t in positions]
+    mean = _stacked([course.decode(pairs, t, z=z) for t, z in zip(positions, places, strict=True)])
+    sampled = _stacked(
+        [course.decode(pairs, t, z=z, noise=rng, sharp=sharp) for t, z in zip(positions, places, strict=True)]
+    )
     columns = {
         "at": np.repeat(span.at, n),
         "position": np.repeat(positions, n),
@@ -259,8 +260,7 @@ def _predicted(course: Course, pairs: Pairs, span: Span, sharp: bool, rng: np.ra
     if model.batch_key is not None:
         columns[model.batch_key] = np.tile(course.batch(pairs), n_positions)
     obs = pd.DataFrame(columns, index=pd.Index([f"predicted_{number}" for number in range(len(mean))]))
-    z = _stacked([course.positions(pairs, t) for t in positions])
-    predicted = with_measurements(model, obs, mean, sampled, z)
+    predicted = with_measurements(model, obs, mean, sampled, _stacked(places))
     if model.modality_ != "images" and not pairs.gathered:
         predicted.layers[keys.MOVED] = _stacked([course.moved(pairs, t) for t in positions])
     return predicted
