@@ -90,12 +90,9 @@ class Comparison:
         tables: dict[str, Tables] = {space: {} for space in ("model", *views)}
         for name, values in self._decoded(real, others, averages):
             tables["model"][name] = fixed.variables(fixed.comparable(values))
-        for name, values in self._measured(measured, others, averages, rng):
+        for name, values in self._measured(measured, others, averages, truth, rng):
             for space, view in views.items():
                 tables[space][name] = view.variables(values if name in averages else view.comparable(values))
-        back = course.reconstruct(truth, noise=rng, sharp=self.sharp)
-        for space, view in views.items():
-            tables[space][RECONSTRUCTED] = view.variables(view.comparable(back))
         if model.modality_ != "images" and not self.pairs.gathered:
             tables["data"][MOVED] = fixed.variables(course.moved(self.pairs, t))
         mixed = mixture(len(rows["source"]), len(rows["target"]), t, rng=rng)
@@ -115,7 +112,12 @@ class Comparison:
             yield AVERAGE, _encoded_average(course, averages[AVERAGE][0])
 
     def _measured(
-        self, measured: dict[str, Floats], others: dict[str, Pairs], averages: Averages, rng: np.random.Generator
+        self,
+        measured: dict[str, Floats],
+        others: dict[str, Pairs],
+        averages: Averages,
+        truth: Population,
+        rng: np.random.Generator,
     ) -> Iterator[tuple[str, Floats]]:
         """Populations as measured or decoded with noise, one at a time, and averages on the comparable scale."""
         yield PREDICTION, self.sampled
@@ -124,6 +126,7 @@ class Comparison:
             yield name, self.course.decode(pairs, self.t, noise=rng, sharp=self.sharp)
         for name, (values, _) in averages.items():
             yield name, values
+        yield RECONSTRUCTED, self.course.reconstruct(truth, noise=rng, sharp=self.sharp)
 
     def _thinned(self, rng: np.random.Generator) -> Comparison:
         """The same with at most `MAX_EVALUATED` cells in every population."""
