@@ -20,6 +20,7 @@ from latentcell.model.geodesic import geodesics
 from latentcell.model.module import ImportanceNLL, VAEModule, importance_nll, modality_for, resolve_likelihood
 from latentcell.model.objectives import Objective
 from latentcell.model.packing import packed, unpacked, weights
+from latentcell.model.placing import Placed, place
 from latentcell.model.refine import STEPS, RefinerPlan, fit_refiner, seen_split, sharpened
 from latentcell.model.refiner import Refiner
 from latentcell.model.schema import Orientation, Schema, fingerprints
@@ -379,20 +380,23 @@ class VAE:
         blocks = [self.schema_.unscaled(batch.x.cpu().numpy()) for batch in self._batches(cells)]
         return np.concatenate([np.empty((0, *self.schema_.shape), dtype=np.float32), *blocks])
 
+    def place(self, cells: AnnData, *, rng: int | np.random.Generator | None = 0) -> Iterator[Placed]:
+        """Blocks of cells in order, read once: codes, ELBO terms and residuals; see `latentcell.model.placing.Placed`.
+
+        For what does not fit in memory, or needs more than one of these. `rng` is the seed of the posterior draw
+        behind the ELBO.
+        """
+        generator = torch.Generator().manual_seed(int(np.random.default_rng(rng).integers(2**62)))
+        return place(self._module, self._batches(cells), generator)
+
     def elbo(self, cells: AnnData, *, rng: int | np.random.Generator | None = 0) -> pd.DataFrame:
         """Evidence lower bound of each cell in nats, by one posterior draw: columns ``elbo``, ``log_px``, ``kl``.
 
         Nats refer to the scaled measurements, so they compare between models only at equal scaling and data.
         """
-        noise = torch.Generator().manual_seed(int(np.random.default_rng(rng).integers(2**62)))
-        log_px, kl = [], []
-        with torch.inference_mode():
-            for batch in self._batches(cells):
-                log_p, posterior, _ = self._module(batch, noise)
-                log_px.append(log_p.cpu().numpy())
-                kl.append(posterior.kl().sum(1).cpu().numpy())
-        terms = {"log_px": np.concatenate(log_px), "kl": np.concatenate(kl)}
-        return pd.DataFrame({"elbo": terms["log_px"] - terms["kl"], **terms}, index=cells.obs_names)
+        blocks = [(block.log_px, block.kl) for block in self.place(cells, rng=rng)]
+        log_px, kl = (np.concatenate(term) for term in zip(*blocks, strict=True))
+        return pd.DataFrame({"elbo": log_px - kl, "log_px": log_px, "kl": kl}, index=cells.obs_names)
 
     def nll(self, cells: AnnData, *, n_samples: int = 100, rng: int | np.random.Generator | None = 0) -> pd.DataFrame:
         """Importance-weighted negative log likelihood of each cell in nats and its effective sample size.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,19 +52,27 @@ def embed(
     """
     key_added = keys.checked(key_added)
     cells = cells.copy() if copy else cells
-    latent = model.encode(cells)
-    terms = model.elbo(cells, rng=rng)
-    cells.obsm[key_added] = latent.mu
-    cells.obsm[keys.variance(key_added)] = latent.var
-    for term, column in keys.elbo_terms(key_added).items():
-        cells.obs[column] = terms[term].to_numpy(dtype=np.float32)
+    blocks = [(block.mu, block.var, block.log_px, block.kl) for block in model.place(cells, rng=rng)]
+    mu, var, log_px, kl = (np.concatenate(part) for part in zip(*blocks, strict=True))
+    write_codes(cells, mu, var, {"elbo": log_px - kl, "log_px": log_px, "kl": kl}, key_added)
     cells.obs[keys.seen(key_added)] = model.seen(cells)
-    cells.uns[key_added] = _provenance(model, rng)
-    logger.info("added %r (adata.obsm, %d x %d)", key_added, *latent.mu.shape)
+    cells.uns[key_added] = provenance(model, rng)
+    logger.info("added %r (adata.obsm, %d x %d)", key_added, *mu.shape)
     return cells if copy else None
 
 
-def _provenance(model: VAE, rng: Any) -> dict[str, Any]:
+def write_codes(
+    cells: AnnData, mu: np.ndarray, var: np.ndarray, terms: Mapping[str, np.ndarray], key_added: str = keys.VAE
+) -> None:
+    """Write codes ``(n, d)`` and ELBO terms ``(n,)`` where `embed` says they are."""
+    cells.obsm[key_added] = mu
+    cells.obsm[keys.variance(key_added)] = var
+    for term, column in keys.elbo_terms(key_added).items():
+        cells.obs[column] = terms[term].astype(np.float32)
+
+
+def provenance(model: VAE, rng: Any) -> dict[str, Any]:
+    """What `embed` records of a model: settings, versions, seeds and hashes."""
     report = model.report_
     names = "\n".join(model.names_)
     return {
