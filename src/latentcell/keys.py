@@ -11,6 +11,9 @@
 ``uns[key_added]``          ``{params, versions, rng, model_sha256, var_names_sha256}``
 ``uns["interpolate"]``      parameters, plausibility, evaluation and verdict of the last interpolation
 ``uns["arithmetic"]``       expression and terms behind decoded cells
+``uns["screen"]``           tables, verdict and parameters of the last screen
+``obsm["screen_residual"]`` mean squared residual per cell, ``(n, k)`` float32 (``obs``: ``screen_log_var``,
+                            ``screen_typicality``)
 ``obsm["sampled"]``         of decoded images, ``layers["sampled"]`` of others: one draw with noise
 ``layers["moved"]``         of predicted counts and profiles: measurements moved without the decoder
 ==========================  =====================================================================
@@ -26,6 +29,7 @@ CHANNEL_NAMES = "channel_names"
 VAE = "vae"
 INTERPOLATE = "interpolate"
 ARITHMETIC = "arithmetic"
+SCREEN = "screen"
 SAMPLED = "sampled"
 MOVED = "moved"
 

@@ -18,7 +18,7 @@ class Placed(NamedTuple):
 
     Attributes
     ----------
-    index
+    rows
         Row number of each cell, ``(n,)``.
     mu, var
         Posterior mean and variance, ``(n, d)`` float32.
@@ -29,7 +29,7 @@ class Placed(NamedTuple):
         square roots, in which Poisson noise has the same SD (1/2) at any level. 0 outside a cell's mask.
     """
 
-    index: np.ndarray
+    rows: np.ndarray
     mu: np.ndarray
     var: np.ndarray
     log_px: np.ndarray

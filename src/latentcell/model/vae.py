@@ -372,12 +372,12 @@ class VAE:
             batch = cells.obs[self.batch_key].to_numpy()
         return self.decode(self.encode(cells).mu, batch=batch, library_size=library_size)
 
-    def measurements(self, cells: AnnData) -> np.ndarray:
-        """Measurements as the model sees them but in stored units, ``(n, ...)`` float32.
+    def measurements(self, cells: AnnData, rows: np.ndarray | None = None) -> np.ndarray:
+        """Measurements as the model sees them but in stored units, ``(n, ...)`` float32, of all cells or of `rows`.
 
         Dense, in the model's order, turned if it aligns, and at the background level outside the masks if it has any.
         """
-        blocks = [self.schema_.unscaled(batch.x.cpu().numpy()) for batch in self._batches(cells)]
+        blocks = [self.schema_.unscaled(batch.x.cpu().numpy()) for batch in self._batches(cells, rows)]
         return np.concatenate([np.empty((0, *self.schema_.shape), dtype=np.float32), *blocks])
 
     def place(self, cells: AnnData, *, rng: int | np.random.Generator | None = 0) -> Iterator[Placed]:
@@ -469,8 +469,8 @@ class VAE:
             torch.manual_seed(seed)
             return VAEModule(self.schema_, name, number, self.n_latent, width)
 
-    def _batches(self, cells: AnnData) -> Iterator[Batch]:
+    def _batches(self, cells: AnnData, rows: np.ndarray | None = None) -> Iterator[Batch]:
         self._module.eval()
         source = self.schema_.source(cells)
-        for batch in in_order(source, np.arange(len(source)), _BLOCK):
+        for batch in in_order(source, np.arange(len(source)) if rows is None else rows, _BLOCK):
             yield batch.to(self._device)

@@ -25,6 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from latentcell.stats.shrinkage import oas_shrinkage
+
 Array = NDArray[np.float64]
 
 N_RELABELLINGS = 9_999
@@ -69,19 +71,22 @@ class Relabelled(NamedTuple):
     Attributes
     ----------
     statistic
-        Combined statistic: sum over views of the standardised log T, in SD of its relabelling distribution.
+        Sum over views of the standardised T, in SD of its relabelling distribution.
     p
         ``(1 + #{>=}) / (1 + B)``; the share of relabellings at least as extreme where all were enumerated.
     smallest_p
         Smallest p attainable.
     p_views
         p of each view by itself, ``(n_views,)``.
+    distances
+        Square root of T of each view: how far the group lies from its controls, in SD of replicates, ``(n_views,)``.
     """
 
     statistic: float
     p: float
     smallest_p: float
     p_views: Array
+    distances: Array
 
 
 def layout(treated: NDArray[np.bool_], control: NDArray[np.bool_], block: NDArray[Any]) -> Layout:
@@ -134,9 +139,8 @@ def relabelling_test(
 ) -> Relabelled:
     """Test whether a group of replicates deviates from its controls, in one or several descriptions jointly.
 
-    Each view gives T (see the module); under every relabelling the logs of T, standardised over relabellings, are
-    added (nonparametric combination, Pesarin and Salmaso 2010), so that the joint test holds whatever the dependence
-    between views.
+    Each view gives T (see the module); the T of all views, standardised over relabellings, are added (nonparametric
+    combination, Pesarin and Salmaso 2010), so that the joint test holds whatever the dependence between views.
 
     Parameters
     ----------
@@ -150,9 +154,9 @@ def relabelling_test(
         B, where not all relabellings are enumerated.
     """
     drawn = relabellings(design, n=n_relabellings, rng=np.random.default_rng(rng))
-    logs = np.stack([np.log(statistics(view, design, drawn, control=control, block=block)) for view in views], axis=1)
-    spread = logs.std(axis=0)
-    scores = (logs - logs.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    every = np.stack([statistics(view, design, drawn, control=control, block=block) for view in views], axis=1)
+    spread = every.std(axis=0)
+    scores = (every - every.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
     joint = scores.sum(axis=1)
     width = joint.std()
     return Relabelled(
@@ -160,6 +164,7 @@ def relabelling_test(
         p=share_as_extreme(joint),
         smallest_p=design.smallest_p(n_relabellings),
         p_views=np.array([share_as_extreme(one) for one in scores.T]),
+        distances=np.sqrt(every[0]),
     )
 
 
@@ -187,16 +192,13 @@ def statistics(
     """
     gram, share, f = _gram(values, design, control, block)
     # the shift of block b is the sum of its treated rows (centred) times 1/m + 1/n
-    scale, weight, members, first = [], [], [], 0
-    for rows, m in zip(design.rows, design.n_treated, strict=True):
-        n = len(rows) - m
-        scale.append(math.sqrt(len(rows) / (m * n)))  # of u_b = sqrt(m n / N) t_b, so that S = S_total - sum u u'
-        weight.append(math.sqrt(m * n / len(rows)))
-        members.append(range(sum(design.n_treated[: len(members)]), sum(design.n_treated[: len(members) + 1])))
-        first += len(rows)
-    starts = np.cumsum([0, *(len(rows) for rows in design.rows)])[:-1]
-    where = drawn + np.repeat(starts, design.n_treated)
-    v = np.asarray(weight) / np.square(weight).sum()  # t = sum_b w_b t_b with w_b = m n / N, in terms of u_b
+    size, m = np.array([len(rows) for rows in design.rows]), np.array(design.n_treated)
+    weight = precision(design)
+    scale = 1 / np.sqrt(weight)  # of u_b = sqrt(m n / N) t_b, so that S = S_total - sum u u'
+    v = np.sqrt(weight) / weight.sum()  # t = sum_b w_b t_b with w_b = m n / N, in terms of u_b
+    last = np.cumsum(m)
+    members = [range(end - number, end) for end, number in zip(last, m, strict=True)]
+    where = drawn + np.repeat(np.cumsum(size) - size, m)
     result = np.empty(len(drawn))
     step = max(1, _BLOCK_VALUES // where.shape[1] ** 2)
     k = len(scale)
@@ -212,14 +214,43 @@ def statistics(
     return np.maximum(result, np.finfo(float).tiny)
 
 
+def precision(design: Layout) -> Array:
+    """Weight of each block's shift, m n / N: its inverse variance in units of that of replicates, ``(n_blocks,)``."""
+    size, m = np.array([len(rows) for rows in design.rows]), np.array(design.n_treated)
+    return np.asarray(m * (size - m) / size, dtype=np.float64)
+
+
+def shift(values: Array, design: Layout) -> Array:
+    """Mean over blocks of treated minus control, weighted by `precision`, ``(p,)``."""
+    weight = precision(design)
+    shifts = [
+        values[rows[:m]].mean(axis=0) - values[rows[m:]].mean(axis=0)
+        for rows, m in zip(design.rows, design.n_treated, strict=True)
+    ]
+    return np.asarray(weight @ np.stack(shifts) / weight.sum())
+
+
+def accounted_for(values: Array, covariates: Array, blocks: Sequence[NDArray[np.intp]]) -> Array:
+    """Values minus their regression on `covariates` within blocks, fitted without labels.
+
+    Parameters
+    ----------
+    values, covariates
+        ``(n, p)`` and ``(n, k)``.
+    blocks
+        Rows that belong together: a group's replicates and its controls.
+    """
+    x, y = centred(covariates, blocks), centred(values, blocks)
+    slopes = np.linalg.lstsq(x, y, rcond=None)[0]
+    return np.asarray(values - covariates @ slopes)
+
+
 def centred(values: Array, rows: Sequence[NDArray[np.intp]]) -> Array:
     """Replicates of each set of rows minus their mean, stacked."""
     return np.concatenate([values[each] - values[each].mean(axis=0) for each in rows])
 
 
-def _gram(
-    values: Array, design: Layout, control: NDArray[np.bool_], block: NDArray[Any]
-) -> tuple[Array, float, int]:
+def _gram(values: Array, design: Layout, control: NDArray[np.bool_], block: NDArray[Any]) -> tuple[Array, float, int]:
     """Gram matrix of the design's replicates under the inverse total, 1 - shrinkage, and degrees of freedom.
 
     Features are scaled to unit variance within blocks and shrunk towards no correlation (OAS, Chen et al. 2010, on
@@ -245,18 +276,3 @@ def _gram(
     kept = np.maximum(eigenvalues, 0)
     gram = (vectors * (kept / (share / f * kept + 1 - share))) @ vectors.T
     return gram[:n_ours, :n_ours], share, f
-
-
-def oas_shrinkage(x: Array, f: int) -> float:
-    """Oracle-approximating shrinkage of a covariance X'X / f with mean variance 1 towards the identity.
-
-    Chen, Wiesel, Eldar and Hero 2010, eq. 23; between 0.01 and 0.99, so that the inverse exists and a correlation
-    is never ignored altogether.
-    """
-    p = max(1, x.shape[1])
-    gram = x @ x.T if len(x) < p else x.T @ x
-    trace_square = float((gram**2).sum()) / f**2
-    trace = float(np.trace(gram)) / f
-    spread = (f + 1 - 2 / p) * (trace_square - trace**2 / p)
-    shrinkage = 1.0 if spread <= 0 else ((1 - 2 / p) * trace_square + trace**2) / spread
-    return float(np.clip(shrinkage, 0.01, 0.99))

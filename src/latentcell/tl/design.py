@@ -116,7 +116,9 @@ def read_design(
     cell["label"] = cell["group"]
     if dose is not None:
         dosed = (~cell["is_control"]).to_numpy()
-        cell.loc[dosed, "label"] = [f"{g} {d:g}" for g, d in zip(cell["group"][dosed], cell["dose"][dosed], strict=True)]
+        cell.loc[dosed, "label"] = [
+            f"{g} {d:g}" for g, d in zip(cell["group"][dosed], cell["dose"][dosed], strict=True)
+        ]
     paired = block == replicate
     identity = ["block", "label"] if paired else ["block", "replicate"]
     if not paired:
@@ -148,7 +150,9 @@ def _doses(cells: AnnData, key: str, is_control: NDArray[np.bool_]) -> NDArray[n
         raise InputError(f"obs[{key!r}] holds no numbers; doses must be numeric, in any one unit.")
     missing = np.isnan(doses) & ~is_control
     if missing.any():
-        raise InputError(f"obs[{key!r}] is empty for {missing.sum()} treated cells ({listed(cells.obs_names[missing])}).")
+        raise InputError(
+            f"obs[{key!r}] is empty for {missing.sum()} treated cells ({listed(cells.obs_names[missing])})."
+        )
     return np.where(is_control, np.nan, doses)
 
 

@@ -48,7 +48,7 @@ class PerCell:
 
 
 def gather(
-    blocks: Iterable[Placed], well: NDArray[np.intp], *, images: bool
+    blocks: Iterable[Placed], well: NDArray[np.intp], *, images: bool, used: NDArray[np.bool_] | None = None
 ) -> tuple[PerCell, dict[str, Array]]:
     """Collect codes per cell and views per replicate from one pass over the cells.
 
@@ -60,6 +60,8 @@ def gather(
         Replicate of each cell, ``(n,)``, from 0 without gaps.
     images
         Whether residuals are images.
+    used
+        Which cells count for their replicate, ``(n,)``; by default all.
 
     Returns
     -------
@@ -69,7 +71,8 @@ def gather(
     and ``log_var`` (mean log posterior variance).
     """
     n, n_wells = len(well), int(well.max()) + 1
-    n_cells = np.bincount(well, minlength=n_wells)
+    weights = np.ones(n) if used is None else used.astype(np.float64)
+    n_cells = np.bincount(well, weights=weights, minlength=n_wells).astype(np.float64)
     kept: dict[str, NDArray[np.float32]] = {}
     sums: dict[str, Array] = {}
     with progress_bar("place", n) as advance:
@@ -91,20 +94,20 @@ def gather(
                 ENERGY: energy,
             }
             member = sp.csr_matrix(
-                (np.ones(len(block.index)), (well[block.index], np.arange(len(block.index)))),
-                shape=(n_wells, len(block.index)),
+                (weights[block.rows], (well[block.rows], np.arange(len(block.rows)))),
+                shape=(n_wells, len(block.rows)),
             )
             for name, values in mine.items():
-                kept.setdefault(name, np.empty((n, *values.shape[1:]), np.float32))[block.index] = values
+                kept.setdefault(name, np.empty((n, *values.shape[1:]), np.float32))[block.rows] = values
             for name, values in summed.items():
                 sums[name] = sums.get(name, 0.0) + member @ values.astype(np.float64, copy=False)
-            done += len(block.index)
+            done += len(block.rows)
             advance(done, "cells")
     means = {name: total / n_cells[:, None] for name, total in sums.items()}
     return PerCell(**kept), _views(means, n_cells)
 
 
-def _views(means: dict[str, Array], n_cells: NDArray[np.intp]) -> dict[str, Array]:
+def _views(means: dict[str, Array], n_cells: Array) -> dict[str, Array]:
     views = {CENTROID: means["mu"]}
     if n_cells.min() > 1:
         factor = (n_cells / np.maximum(n_cells - 1, 1))[:, None]
@@ -125,5 +128,3 @@ def pooled(residual: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[
     by_channel = (each.view(n, channels, -1, MAP_SIDE**2).mean(2).flatten(1).numpy() for each in (signed, square))
     first, second = by_channel
     return first, second
-
-

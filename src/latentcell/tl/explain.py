@@ -1,0 +1,182 @@
+"""Why a perturbation is called: what moved, by how much, how surely, and what it resembles."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from scipy.stats import rankdata
+from scipy.stats import t as student_t
+
+from latentcell.stats.image_features import image_features
+from latentcell.stats.relabelling import Array, Layout, accounted_for, centred, precision, share_as_extreme, shift
+from latentcell.stats.shrinkage import sphered
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from latentcell.model.vae import VAE
+    from latentcell.tl.design import Design
+
+PER_WELL, MOST_CELLS = 50, 20_000
+_PRIOR_DF = 4.0  # weight of the median variance over variables in that of each (Smyth 2004 estimates it; this is mild)
+_PER_LOG = 1e4
+_BLOCK = 1_024
+
+
+class Effects(NamedTuple):
+    """Shift of every variable in SD of replicates, with its 95 % interval, each ``(p,)``."""
+
+    value: Array
+    low: Array
+    high: Array
+
+
+def well_variables(cells: AnnData, model: VAE, design: Design, *, rng: np.random.Generator) -> pd.DataFrame:
+    """Mean of every measured variable by replicate, ``(n_wells, variables)``.
+
+    Counts as log1p of counts per 10,000; profiles as stored; images by `latentcell.stats.image_features` of at most 50
+    cells per replicate.
+    """
+    source, n_wells = model.schema_.source(cells), len(design.wells)
+    rows = np.arange(cells.n_obs)
+    if model.modality_ == "images":
+        most = max(5, min(PER_WELL, MOST_CELLS // n_wells))
+        order = rng.permutation(cells.n_obs)
+        rank = pd.Series(order).groupby(design.well[order]).cumcount().to_numpy()
+        rows = np.sort(order[rank < most])
+    total: Array | None = None
+    n_cells = np.bincount(design.well[rows], minlength=n_wells)
+    names: list[str] = model.names_
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK]
+        if model.modality_ == "images":
+            table = described(model, model.measurements(cells, block))
+        else:
+            table = described(model, source.stored(block))
+        names = list(table.columns)
+        member = sp.csr_matrix(
+            (np.ones(len(block)), (design.well[block], np.arange(len(block)))), (n_wells, len(block))
+        )
+        summed = member @ table.to_numpy(np.float64)
+        total = summed if total is None else total + summed
+    assert total is not None
+    return pd.DataFrame(total / n_cells[:, None], columns=names)
+
+
+def described(model: VAE, measurements: NDArray[np.floating]) -> pd.DataFrame:
+    """Named variables of measurements in stored units: features of images, log-normalised counts, or profiles."""
+    if model.modality_ == "images":
+        return image_features(measurements, channel_names=model.names_)
+    if model.modality_ == "counts":
+        size = np.maximum(measurements.sum(axis=1, keepdims=True), 1)
+        return pd.DataFrame(np.log1p(_PER_LOG * measurements / size), columns=model.names_)
+    return pd.DataFrame(measurements, columns=model.names_)
+
+
+def effects(values: Array, design: Layout, others: list[NDArray[np.intp]]) -> Effects:
+    """Shift of a group from its controls, variable by variable.
+
+    The SD is that of replicates within labels and blocks, `others` (controls of other blocks) included; where no block
+    has two replicates of a label, that of the shifts between blocks. Variances are moderated by their median, so that a
+    variable that hardly varies does not lead the list by chance.
+    """
+    weight = precision(design)
+    within = [part for rows, m in zip(design.rows, design.n_treated, strict=True) for part in (rows[:m], rows[m:])]
+    within = [rows for rows in [*within, *others] if len(rows) > 1]
+    f = sum(len(rows) - 1 for rows in within)
+    value = shift(values, design)
+    if f > 0:
+        variance = (centred(values, within) ** 2).sum(axis=0) / f
+    elif len(design.rows) > 1:
+        shifts = [
+            values[rows[:m]].mean(axis=0) - values[rows[m:]].mean(axis=0)
+            for rows, m in zip(design.rows, design.n_treated, strict=True)
+        ]
+        f = len(shifts) - 1
+        variance = (weight[:, None] * (np.stack(shifts) - value) ** 2).sum(axis=0) / f
+    else:
+        nothing = np.full(values.shape[1], np.nan)
+        return Effects(value, nothing, nothing)
+    moderated = (f * variance + _PRIOR_DF * np.median(variance)) / (f + _PRIOR_DF)
+    sd = np.sqrt(np.maximum(moderated, 1e-24))
+    half = student_t.ppf(0.975, f + _PRIOR_DF) / np.sqrt(weight.sum())
+    return Effects(value / sd, value / sd - half, value / sd + half)
+
+
+def count_share(values: Array, log_count: Array, design: Layout, others: list[NDArray[np.intp]]) -> float:
+    """Share of a group's shift, in sphered units, that its cell count alone explains, 0 to 1.
+
+    Controls with more or fewer cells look different; their slope times the group's change in log count is the shift to
+    be expected of it. NaN where no block has three controls.
+    """
+    blocks = [rows[m:] for rows, m in zip(design.rows, design.n_treated, strict=True)]
+    blocks = [rows for rows in [*blocks, *others] if len(rows) > 2]
+    if not blocks or np.ptp(np.concatenate([log_count[rows] for rows in blocks])) == 0:
+        return float("nan")
+    left = accounted_for(values, log_count[:, None], blocks)
+    f = sum(len(rows) - 1 for rows in blocks)
+    residuals = centred(values, blocks)
+    whole, rest = sphered(np.stack([shift(values, design), shift(left, design)]), residuals, f)
+    return float(np.clip(whole @ (whole - rest) / max(float(whole @ whole), 1e-24), 0.0, 1.0))
+
+
+def group_profiles(views: list[Array], design: Design, calibrating: NDArray[np.bool_], labels: list[str]) -> Array:
+    """Sphered shift of every label from its controls, ``(n_labels, p)``; NaN for a label without controls."""
+    values = np.concatenate(views, axis=1)
+    blocks = [np.flatnonzero(calibrating & (design.block == name)) for name in dict.fromkeys(design.block.tolist())]
+    blocks = [rows for rows in blocks if len(rows) > 1]
+    if blocks:
+        f = sum(len(rows) - 1 for rows in blocks)
+        values = sphered(values, centred(values, blocks), f)
+    plans = [design.layout(label, calibrating) for label in labels]
+    return np.stack([shift(values, plan) if plan.rows else np.full(values.shape[1], np.nan) for plan in plans])
+
+
+def similarity(profiles: Array) -> Array:
+    """Cosine between profiles ``(n, n)``; NaN rows stay NaN."""
+    length = np.linalg.norm(profiles, axis=1, keepdims=True)
+    unit = profiles / np.maximum(length, 1e-24)
+    return np.asarray(unit @ unit.T)
+
+
+def dose_trend(
+    values: Array, dose: Array, block: NDArray[np.object_], *, n: int = 999, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Spearman correlation between dose and effect over a group's replicates, and its p by permuting doses in blocks.
+
+    The effect of a replicate is its place along the mean of all, which does not depend on the doses.
+
+    Parameters
+    ----------
+    values
+        Shifts of the replicates from the controls of their block ``(n, p)``, at all doses.
+    dose, block
+        ``(n,)``.
+    """
+    along = values @ values.mean(axis=0)
+    effect = rankdata(along)
+    blocks = [np.flatnonzero(block == name) for name in dict.fromkeys(block.tolist())]
+    rho, permuted = np.empty(1 + n), dose
+    for i in range(1 + n):
+        rho[i] = np.corrcoef(effect, rankdata(permuted))[0, 1]
+        permuted = dose.copy()
+        for rows in blocks:
+            permuted[rows] = dose[rng.permutation(rows)]
+    return float(rho[0]), share_as_extreme(np.abs(rho))
+
+
+def counterfactual(
+    cells: AnnData, model: VAE, codes: NDArray[np.float32], rows: NDArray[np.intp], moves: Array
+) -> list[Array]:
+    """Mean change of every variable when control cells `rows` are decoded with their codes moved, one per move.
+
+    What the model, which knows controls only, draws for a shift of the code; compare with the measured change.
+    """
+    batch = cells.obs[model.batch_key].to_numpy()[rows] if model.batch_key else None
+    given = {} if batch is None else {"batch": batch}
+    start = described(model, model.decode(codes[rows], **given)).mean().to_numpy()
+    return [described(model, model.decode(codes[rows] + move, **given)).mean().to_numpy() - start for move in moves]

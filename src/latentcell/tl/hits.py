@@ -1,0 +1,266 @@
+"""The tables of a screen: a row per group with its test and its reasons, and what it all says in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import false_discovery_control
+
+from latentcell.errors import listed
+from latentcell.progress import progress_bar
+from latentcell.stats.relabelling import Array, Layout, accounted_for, relabelling_test, shift
+from latentcell.tl.explain import count_share, dose_trend, effects, group_profiles, similarity
+from latentcell.tl.wells import CENTROID, RESIDUAL
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from latentcell.tl.calibrate import Validity
+    from latentcell.tl.design import Design
+
+FDR = 0.05
+_N_NEAREST, _FEWEST_DOSES = 3, 3
+_TOP_LATENTS, _TOP_VARIABLES = 5, 20
+_MOSTLY_COUNT = 0.5
+
+
+@dataclass(frozen=True)
+class Screened:
+    """Replicates of a screen as measured, and what is known of their validity.
+
+    Attributes
+    ----------
+    design
+        Who they are.
+    views
+        Their descriptions, each ``(n_wells, p)``.
+    variables
+        Their mean measured variables, ``(n_wells, variables)``.
+    calibrating
+        Controls that trained nothing, ``(n_wells,)``.
+    validity
+        What makes p-values impossible, and the calibration.
+    n_relabellings, rng
+        For the tests.
+    """
+
+    design: Design
+    views: dict[str, Array]
+    variables: pd.DataFrame
+    calibrating: NDArray[np.bool_]
+    validity: Validity
+    n_relabellings: int
+    rng: np.random.Generator
+
+    @property
+    def log_count(self) -> Array:
+        """Log of the number of cells of each replicate, ``(n_wells,)``."""
+        return np.log(self.design.wells["n_cells"].to_numpy(np.float64))
+
+    def other_controls(self, plan: Layout) -> list[NDArray[np.intp]]:
+        """Rows of the calibrating controls of each block that a layout leaves out."""
+        block = self.design.block
+        ours = {block[rows[0]] for rows in plan.rows}
+        names = [name for name in dict.fromkeys(block[self.calibrating].tolist()) if name not in ours]
+        return [np.flatnonzero(self.calibrating & (block == name)) for name in names]
+
+    def adjusted(self, values: Array, plan: Layout) -> Array:
+        """Values after accounting for the covariates."""
+        covariates = self.design.covariates
+        if covariates.shape[1] == 0:
+            return values
+        return accounted_for(values, covariates, [*plan.rows, *self.other_controls(plan)])
+
+
+def hit_table(screened: Screened) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Test every group, or group at a dose.
+
+    Returns
+    -------
+    hits
+        A row per label, best first: ``label``, ``group``, ``dose``, ``n_wells``, ``n_blocks``, ``n_cells``,
+        ``statistic`` (see `Relabelled`), ``p``, ``q`` (Benjamini-Hochberg), ``min_p`` (smallest that the design can
+        give), ``valid`` (False: p and q are left out), ``rank``, ``effect`` (distance of the mean code from controls in
+        SD of replicates), ``p_<view>`` (each view by itself, uncorrected), ``count_effect`` (log2 of cells per
+        replicate against controls), ``p_count``, ``q_count``, ``count_share`` (share of the effect that cell count
+        alone explains), ``dose_trend`` (Spearman) and ``p_dose_trend``, ``nearest_groups``.
+    similarity
+        Cosine between the sphered shifts of all labels.
+    """
+    labels = screened.design.labels
+    rows = []
+    with progress_bar("test", len(labels)) as advance:
+        for i, label in enumerate(labels):
+            rows.append(_tested(screened, label))
+            advance(i + 1, "groups")
+    hits = pd.DataFrame(rows)
+    profiles = group_profiles(_profile_views(screened), screened.design, screened.calibrating, labels)
+    similar = pd.DataFrame(similarity(profiles), index=labels, columns=labels)
+    hits["nearest_groups"] = [_nearest(similar, label) for label in labels]
+    hits = hits.merge(_trends(screened), on="group", how="left")
+    order = hits.sort_values(["p", "effect"], ascending=[True, False], na_position="last", kind="stable").index
+    hits.loc[order, "rank"] = np.arange(1, len(hits) + 1)
+    for p, q, valid in (("p", "q", hits["valid"]), ("p_count", "q_count", hits["valid"])):
+        hits.loc[~valid, p] = np.nan
+        hits[q] = np.nan
+        known = hits[p].notna()
+        if known.any():
+            hits.loc[known, q] = false_discovery_control(hits.loc[known, p])
+    hits.loc[~hits["valid"], [name for name in hits if str(name).startswith("p_") and name != "p_dose_trend"]] = np.nan
+    hits = hits.loc[order].reset_index(drop=True).astype({"rank": int})
+    return hits, similar.loc[hits["label"], hits["label"]]
+
+
+def _tested(screened: Screened, label: str) -> dict[str, Any]:
+    """One row of the table of hits, without what needs the others."""
+    design, ours = screened.design, screened.design.of(label)
+    plan = design.layout(label, screened.calibrating)
+    first = design.wells[ours].iloc[0]
+    row: dict[str, Any] = {
+        "label": label,
+        "group": first["group"],
+        "dose": first["dose"],
+        "n_wells": int(ours.sum()),
+        "n_blocks": len(plan.rows),
+        "n_cells": int(design.wells.loc[ours, "n_cells"].sum()),
+        "valid": screened.validity.holds(label),
+    }
+    if not plan.rows:
+        return row | dict.fromkeys(("statistic", "p", "min_p", "effect", "p_count", "count_effect"), np.nan)
+    options: dict[str, Any] = {
+        "control": screened.calibrating,
+        "block": design.block,
+        "n_relabellings": screened.n_relabellings,
+    }
+    views = [screened.adjusted(view, plan) for view in screened.views.values()]
+    joint = relabelling_test(views, plan, rng=screened.rng, **options)
+    count = relabelling_test([screened.log_count[:, None]], plan, rng=screened.rng, **options)
+    code = screened.views[CENTROID]
+    return row | {
+        "statistic": joint.statistic,
+        "p": joint.p,
+        "min_p": joint.smallest_p,
+        "effect": float(joint.distances[list(screened.views).index(CENTROID)]),
+        **{f"p_{name}": p for name, p in zip(screened.views, joint.p_views, strict=True)},
+        "count_effect": float(shift(screened.log_count[:, None], plan)[0] / np.log(2)),
+        "p_count": count.p,
+        "count_share": count_share(code, screened.log_count, plan, screened.other_controls(plan)),
+    }
+
+
+def _profile_views(screened: Screened) -> list[Array]:
+    return [screened.views[name] for name in (CENTROID, RESIDUAL)]
+
+
+def _nearest(similar: pd.DataFrame, label: str) -> str:
+    others = similar[label].drop(label).dropna().sort_values(ascending=False).head(_N_NEAREST)
+    return ", ".join(f"{name} ({cosine:.2f})" for name, cosine in others.items())
+
+
+def _trends(screened: Screened) -> pd.DataFrame:
+    """Trend of the effect with dose, for every group of three or more doses."""
+    wells, block, code = screened.design.wells, screened.design.block, screened.views[CENTROID]
+    rows = []
+    for group, mine in wells[~screened.design.control].groupby("group", sort=False):
+        places = mine.index.to_numpy()
+        shifts, kept = [], []
+        for place in places:
+            controls = screened.calibrating & (block == block[place])
+            if controls.any():
+                shifts.append(code[place] - code[controls].mean(axis=0))
+                kept.append(place)
+        dose = wells.loc[kept, "dose"].to_numpy(np.float64)
+        rho, p = np.nan, np.nan
+        if len(np.unique(dose[~np.isnan(dose)])) >= _FEWEST_DOSES:
+            rho, p = dose_trend(np.stack(shifts), dose, block[kept], rng=screened.rng)
+        rows.append({"group": group, "dose_trend": rho, "p_dose_trend": p})
+    return pd.DataFrame(rows)
+
+
+def reasons_table(screened: Screened) -> pd.DataFrame:
+    """What moved: for every label the latent dimensions and variables that moved most, and the cell count.
+
+    Columns ``label``, ``kind`` (``"latent"``, ``"variable"``, ``"count"``), ``name``, ``effect`` (shift in SD of
+    replicates), ``low``, ``high`` (95 % interval).
+    """
+    tables = {
+        "latent": (screened.views[CENTROID], np.arange(screened.views[CENTROID].shape[1]), _TOP_LATENTS),
+        "variable": (screened.variables.to_numpy(), screened.variables.columns.to_numpy(), _TOP_VARIABLES),
+        "count": (screened.log_count[:, None], np.array(["log cells"]), 1),
+    }
+    parts = []
+    for label in screened.design.labels:
+        plan = screened.design.layout(label, screened.calibrating)
+        if not plan.rows:
+            continue
+        for kind, (values, names, most) in tables.items():
+            moved = effects(screened.adjusted(values, plan), plan, screened.other_controls(plan))
+            top = np.argsort(-np.abs(moved.value), kind="stable")[:most]
+            parts.append(
+                pd.DataFrame({
+                    "label": label, "kind": kind, "name": names[top].astype(str), "effect": moved.value[top],
+                    "low": moved.low[top], "high": moved.high[top],
+                })
+            )  # fmt: skip
+    columns = ["label", "kind", "name", "effect", "low", "high"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def in_words(hits: pd.DataFrame, reasons: pd.DataFrame, validity: Validity) -> list[str]:
+    """Why each label is called or not, a sentence per row of `hits`."""
+    sentences = []
+    for label, share in zip(hits["label"], hits["count_share"], strict=True):
+        words = [f"no p-value: {validity.by_label[label]}"] if label in validity.by_label else []
+        moved = reasons[reasons["label"] == label]
+        for kind, prefix, most in (("variable", "", 3), ("latent", "latent ", 2)):
+            top = moved[moved["kind"] == kind].head(most)
+            effects = zip(top["name"], top["effect"], strict=True)
+            words.append(", ".join(f"{prefix}{name} {effect:+.1f} SD" for name, effect in effects))
+        if share > _MOSTLY_COUNT:
+            words.append(f"cell count alone explains {share:.0%}")
+        sentences.append("; ".join(filter(None, words)))
+    return sentences
+
+
+def verdict(screened: Screened, hits: pd.DataFrame) -> list[str]:
+    """What the screen says, whether it may say so, and what stands against it."""
+    found, tested = screened.validity, hits[hits["p"].notna()]
+    words = []
+    if found.reasons:
+        words.append(
+            f"No p-values: {'; '.join(found.reasons)}. The {len(hits)} groups are ranked by how extreme they are, no "
+            "more."
+        )
+    elif len(tested):
+        called = int((tested["q"] <= FDR).sum())
+        words.append(
+            f"{called} of {len(tested)} groups tested leave the control distribution at a false discovery rate of "
+            f"{FDR:g}."
+        )
+        words.append(_attainable(tested))
+    if found.by_label and not found.reasons:
+        listing = listed(list(found.by_label))
+        words.append(f"{len(found.by_label)} groups have no p-value ({listing}); column 'why' tells the reason.")
+    if np.isfinite(found.rate):
+        words.append(
+            f"Controls posing as perturbations reach p <= 0.05 in {found.rate:.1%} of {len(found.calibration)} poses "
+            f"(95 % interval {found.low:.1%} to {found.high:.1%}; 5 % expected)."
+        )
+    if len(tested):
+        called = int((tested["q_count"] <= FDR).sum())
+        words.append(f"{called} of {len(tested)} groups change the number of cells at the same rate.")
+    return [*words, *found.remarks]
+
+
+def _attainable(tested: pd.DataFrame) -> str:
+    least, n = float(tested["min_p"].min()), len(tested)
+    together = int(np.ceil(least * n / FDR - 1e-9))
+    said = f"The smallest p that this design can give is {least:.2g}"
+    if least > FDR:
+        return f"{said}: no group can pass; more controls or more blocks are needed."
+    if together > 1:
+        return f"{said}: with {n} groups tested a single one cannot pass, {together} or more together can."
+    return f"{said}: a single group can pass."

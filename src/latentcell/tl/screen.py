@@ -1,0 +1,217 @@
+"""Which perturbations leave the control distribution, how surely, and how."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from latentcell import keys
+from latentcell.errors import InputError
+from latentcell.model.fit import seed_of
+from latentcell.stats.relabelling import N_RELABELLINGS
+from latentcell.tl.calibrate import check_design, check_layout, pose_controls
+from latentcell.tl.crossfit import fit_controls, refuse_seen, split_controls, training_cells
+from latentcell.tl.design import Design, read_design
+from latentcell.tl.embed import provenance, write_codes
+from latentcell.tl.explain import well_variables
+from latentcell.tl.hits import Screened, hit_table, in_words, reasons_table, verdict
+from latentcell.tl.wells import CENTROID, PerCell, gather
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from latentcell.model.vae import VAE
+    from latentcell.stats.relabelling import Array
+
+logger = logging.getLogger("latentcell")
+
+OUTLYING = 0.05
+"""Typicality at which a cell counts as an outlier; as many control cells do."""
+
+MOST_COLUMNS = 64
+"""Columns of each view that the table of wells shows; all are tested."""
+
+
+def screen(
+    cells: AnnData,
+    model: VAE | None = None,
+    *,
+    group: str,
+    control: Any,
+    replicate: str,
+    block: str | None = None,
+    dose: str | None = None,
+    position: Sequence[str] | None = None,
+    covariates: Sequence[str] = (),
+    n_relabellings: int = N_RELABELLINGS,
+    fit: Mapping[str, Any] | None = None,
+    rng: int | np.random.Generator | None = None,
+) -> VAE:
+    """Say which perturbations leave the control distribution, with p-values whose unit is the replicate.
+
+    A model of control cells places every cell. Per replicate (well, donor, embryo) it gives five views: mean code
+    (``centroid``), its spread, what the model leaves over (``residual``, and ``residual_energy`` by variable or place),
+    and posterior variance. Jointly they are tested by exact relabelling within blocks
+    (`latentcell.stats.relabelling`); Benjamini-Hochberg over all that is tested. Cell number has a test of its own.
+    Controls that trained the model never calibrate it. Where the design or the layout cannot support p-values, they are
+    left out, the reason is given, and groups are ranked only.
+
+    Writes, per cell, what `latentcell.tl.embed` writes, and ``obs["screen_log_var"]`` (mean log posterior variance:
+    mapping confidence, the width of the code and no hit score), ``obs["screen_typicality"]`` (two-sided p of the cell's
+    ELBO among control cells that calibrate: small for cells less or *more* likely than controls) and
+    ``obsm["screen_residual"]`` (mean squared residual in the model's scale; of images on 4 x 4 places per channel, else
+    one column), all float32. ``uns["screen"]`` holds DataFrames: ``hits`` (a row per group and dose; see
+    `latentcell.tl.hits.hit_table`), ``wells`` (design, role and views of each replicate), ``calibration`` (controls
+    posing as perturbations), ``reasons`` (what moved, with intervals), ``similarity`` (cosine of the groups' sphered
+    shifts), and ``verdict`` (sentences), ``params``.
+
+    Parameters
+    ----------
+    cells
+        Images, counts or profiles; or a table with one row per replicate.
+    model
+        A fitted `latentcell.VAE`: controls that it has not seen calibrate. One that is not fitted gives the settings of
+        the fit. By default a VAE of 16 dimensions (at most half the variables of profiles).
+    group, control
+        Column of ``obs`` with the perturbations, and its level for controls.
+    replicate
+        Column with the unit of replication; names need to be unique within a block only. The same column as `block`
+        where each donor or embryo has a control arm of its own.
+    block
+        Column of what is compared within: plate, batch.
+    dose
+        Numeric column: every dose is tested by itself, and trends over three or more.
+    position
+        Columns of row and column on the plate (or one with names such as B07), to check the layout.
+    covariates
+        Columns accounted for by regression within blocks, without labels.
+    n_relabellings
+        Relabellings drawn where there are more than that; else all are enumerated.
+    fit
+        Options of `latentcell.VAE.fit`, such as ``{"epochs": 50}``.
+    rng
+        Seed of everything.
+
+    Returns
+    -------
+    The model that placed the cells: the one given, or the one fitted.
+
+    Raises
+    ------
+    InputError
+        If the design cannot be read (see `latentcell.tl.design.read_design`), the model has seen all controls or a
+        treated replicate, or measurements are missing.
+    """
+    seed = seed_of(rng)
+    generator = np.random.default_rng([seed, 4])
+    design = read_design(
+        cells, group=group, control=control, replicate=replicate, block=block, dose=dose, position=position,
+        covariates=covariates,
+    )  # fmt: skip
+    if model is not None and _fitted(model):
+        if fit:
+            raise InputError("Fit options were given with a model that is fitted already; leave out one of the two.")
+        calibrating, remarks = refuse_seen(cells, model, design)
+        trained, within, used = ~calibrating & design.control, False, None
+    else:
+        trained, calibrating, within = split_controls(design, rng=generator)
+        rows = training_cells(design, trained, within=within, rng=generator)
+        settings = _default(cells) if model is None else model
+        model = fit_controls(cells, settings, rows, fit=dict(fit or {}), seed=seed)
+        remarks = [] if within else [_split_remark(trained, calibrating)]
+        used = ~np.isin(np.arange(cells.n_obs), rows) if within else None
+    found = check_design(design, calibrating, split_within=within)
+    found.remarks[:0] = remarks
+    per_cell, views = gather(model.place(cells, rng=seed), design.well, images=model.modality_ == "images", used=used)
+    check_layout(found, design, views[CENTROID], calibrating, rng=generator)
+    if not found.reasons:
+        pose_controls(found, design, views, calibrating, n_relabellings=n_relabellings, rng=generator)
+    variables = well_variables(cells, model, design, rng=generator)
+    screened = Screened(design, views, variables, calibrating, found, n_relabellings, generator)
+    hits, similar = hit_table(screened)
+    reasons = reasons_table(screened)
+    typical = typicality(per_cell.log_px - per_cell.kl, calibrating[design.well] & (True if used is None else used))
+    outlying = pd.Series(typical <= OUTLYING).groupby(design.wells["label"].to_numpy()[design.well]).mean()
+    hits["outlier_share"] = outlying.reindex(hits["label"]).to_numpy()
+    hits["why"] = in_words(hits, reasons, found)
+    _write_cells(cells, per_cell, typical, model, seed)
+    sentences = verdict(screened, hits)
+    cells.uns[keys.SCREEN] = {
+        "hits": hits,
+        "wells": _well_table(design, views, trained, calibrating),
+        "calibration": found.calibration,
+        "reasons": reasons,
+        "similarity": similar,
+        "verdict": np.array(sentences, dtype=object),
+        "params": {
+            "group": group, "control": str(control), "replicate": replicate, "block": block or "", "dose": dose or "",
+            "n_relabellings": n_relabellings, "rng": seed, "views": np.array(list(views), dtype=object),
+            "rejection_rate": found.rate, "rejection_low": found.low, "rejection_high": found.high,
+            "valid": not found.reasons, "model_sha256": model.sha256(),
+        },
+    }  # fmt: skip
+    for sentence in sentences:
+        logger.info("%s", sentence)
+    logger.info("added %r (adata.uns; tables %s)", keys.SCREEN, "hits, wells, calibration, reasons, similarity")
+    return model
+
+
+def typicality(elbo: NDArray[np.float32], reference: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Two-sided conformal p of each cell's ELBO among the reference cells, ``(n,)``.
+
+    Small for cells that the model finds less likely than its controls, and for those it finds more likely: emptier,
+    dimmer, smoother ones.
+    """
+    known = np.sort(elbo[reference])
+    below = np.searchsorted(known, elbo, side="right")
+    above = len(known) - np.searchsorted(known, elbo, side="left")
+    # a reference cell is counted once, as itself; any other has itself to add
+    own = np.where(reference, 0, 1)
+    share = (np.minimum(below, above) + own) / (len(known) + own)
+    return np.minimum(1.0, 2 * share).astype(np.float32)
+
+
+def _fitted(model: VAE) -> bool:
+    return "schema_" in vars(model)
+
+
+def _default(cells: AnnData) -> VAE:
+    from latentcell.model.vae import VAE
+
+    n_variables = cells.n_vars if keys.IMAGES not in cells.obsm else 32
+    return VAE(int(np.clip(n_variables // 2, 1, 16)))
+
+
+def _write_cells(cells: AnnData, per_cell: PerCell, typical: NDArray[np.float32], model: VAE, seed: int) -> None:
+    terms = {"elbo": per_cell.log_px - per_cell.kl, "log_px": per_cell.log_px, "kl": per_cell.kl}
+    write_codes(cells, per_cell.mu, per_cell.var, terms)
+    cells.uns[keys.VAE] = provenance(model, seed)
+    cells.obs[f"{keys.SCREEN}_log_var"] = np.log(per_cell.var).mean(axis=1)
+    cells.obs[f"{keys.SCREEN}_typicality"] = typical
+    cells.obsm[f"{keys.SCREEN}_residual"] = per_cell.residual_energy
+
+
+def _well_table(
+    design: Design, views: Mapping[str, Array], trained: NDArray[np.bool_], calibrating: NDArray[np.bool_]
+) -> pd.DataFrame:
+    """Design, role and views of the replicates; of views with many columns their first 64."""
+    wells = design.wells.copy()
+    wells["role"] = np.select(
+        [trained & calibrating, trained, calibrating], ["trained and compared", "trained", "calibrated"], "tested"
+    )
+    columns = {
+        f"{name}_{i}": values[:, i] for name, values in views.items() for i in range(min(values.shape[1], MOST_COLUMNS))
+    }
+    return pd.concat([wells, pd.DataFrame(columns)], axis=1)
+
+
+def _split_remark(trained: NDArray[np.bool_], calibrating: NDArray[np.bool_]) -> str:
+    return (
+        f"{trained.sum()} control replicates trained the model, the other {calibrating.sum()} calibrate; with a model "
+        "fitted on other controls all would."
+    )
