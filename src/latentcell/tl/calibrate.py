@@ -122,8 +122,8 @@ def check_layout(
     places, control, block = design.wells[["row", "column"]].to_numpy(float), design.control, design.block
     if controls_apart(places, control, block, rng=rng) <= _APART:
         found.reasons.append(
-            "controls stand at places of their own on the plates, apart from the perturbations: an effect of the place, "
-            "such as edges or a gradient, cannot be told from an effect of a perturbation"
+            "controls stand at places of their own on the plates, apart from the perturbations: an effect of the "
+            "place, such as edges or a gradient, cannot be told from an effect of a perturbation"
         )
         return
     kept = places_kept(places[~control], design.wells["label"].to_numpy(object)[~control], block[~control], rng=rng)
@@ -187,8 +187,8 @@ def pose_controls(
     found.low, found.high = rejection_interval(found.rate, min(n, calibrating.sum() / np.mean(sizes)))
     if found.low > LEVEL:
         found.reasons.append(
-            f"controls posing as perturbations are called at p <= {LEVEL:g} in {found.rate:.0%} of cases (95 % interval "
-            f"{found.low:.0%} to {found.high:.0%}): the controls are not exchangeable within their blocks"
+            f"controls posing as perturbations are called at p <= {LEVEL:g} in {found.rate:.0%} of cases (95 % "
+            f"interval {found.low:.0%} to {found.high:.0%}): the controls are not exchangeable within their blocks"
         )
 
 

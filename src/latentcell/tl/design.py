@@ -163,14 +163,15 @@ def _refuse_mixed(cells: AnnData, cell: pd.DataFrame, replicate: str, block: str
     advice = (
         f"Names of {replicate!r} seem to recur across plates or batches: name those with block."
         if block is None
-        else f"A {replicate} has one treatment: check {replicate!r}, or name it as block too if each of its arms has one."
+        else f"A {replicate} has one treatment: check {replicate!r}, or name it as block too if it has an arm of each."
     )
     if len(mixed):
         where = mixed.index[0]
         within = cell[(cell["block"] == where[0]) & (cell["replicate"] == where[1])]["label"].unique()
         place = "" if block is None else f" of {block} {where[0]!r}"
         raise InputError(
-            f"{len(mixed)} replicates hold cells of several groups, such as {where[1]!r}{place} ({listed(within)}). {advice}"
+            f"{len(mixed)} replicates hold cells of several groups, such as {where[1]!r}{place} ({listed(within)}). "
+            f"{advice}"
         )
     if block is not None:
         return
@@ -180,8 +181,8 @@ def _refuse_mixed(cells: AnnData, cell: pd.DataFrame, replicate: str, block: str
             repeated = spread[spread.duplicated()]
             if len(repeated):
                 raise InputError(
-                    f"{replicate} {repeated.iloc[0]!r} occurs at several levels of {str(name)!r}, so its cells would be "
-                    f"taken for one replicate. Give block={str(name)!r}."
+                    f"{replicate} {repeated.iloc[0]!r} occurs at several levels of {str(name)!r}, so its cells would "
+                    f"be taken for one replicate. Give block={str(name)!r}."
                 )
 
 
@@ -193,8 +194,8 @@ def _add_positions(wells: pd.DataFrame, cells: AnnData, position: Sequence[str],
         if text.isna().any(axis=None):
             example = column(cells, named[0]).astype(str).iloc[first][text.isna().any(axis=1).to_numpy()].iloc[0]
             raise InputError(
-                f"obs[{named[0]!r}] holds {example!r}, which is no place on a plate: write row letter and column number, "
-                "such as B07, or name two columns, row and column."
+                f"obs[{named[0]!r}] holds {example!r}, which is no place on a plate: write row letter and column "
+                "number, such as B07, or name two columns, row and column."
             )
         letters = [sum(26**i * (ord(c) - 64) for i, c in enumerate(reversed(each.upper()))) for each in text[0]]
         wells["row"], wells["column"] = np.asarray(letters, float), text[1].astype(float).to_numpy()
