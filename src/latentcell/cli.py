@@ -15,7 +15,15 @@ import typer
 
 from latentcell import keys
 from latentcell.errors import InputError
-from latentcell.results import console, draw, write_cells, write_leave_one_out, write_prediction, write_run
+from latentcell.results import (
+    console,
+    draw,
+    write_cells,
+    write_leave_one_out,
+    write_prediction,
+    write_run,
+    write_screen,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -235,6 +243,59 @@ def interpolate(
             return
         predicted = lc.tl.interpolate(cells, model, key, source=source, target=target, at=at, truth=truth, **chosen)
         write_prediction(predicted, cells, model, out)
+
+
+@app.command()
+def screen(
+    data: Data,
+    group: Annotated[str, typer.Option(help="obs column with the perturbations.")],
+    control: Annotated[str, typer.Option(help="Its level for controls.")],
+    replicate: Annotated[str, typer.Option(help="obs column with the unit: well, donor, embryo.")],
+    out: Out,
+    block: Annotated[str | None, typer.Option(help="obs column to compare within: plate, batch.")] = None,
+    dose: Annotated[str | None, typer.Option(help="Numeric obs column; every dose is tested.")] = None,
+    position: Annotated[
+        str | None, typer.Option(help="row,column or one column with names such as B07: checks the layout.")
+    ] = None,
+    covariates: Annotated[str | None, typer.Option(help="Comma-separated obs columns to account for.")] = None,
+    run: Annotated[
+        Path | None, typer.Option("--model", help="Folder of a fit. [default: fits half of the controls]")
+    ] = None,
+    relabellings: Annotated[int, typer.Option(help="Drawn where there are more; else all are enumerated.")] = 9999,
+    latent: Annotated[int | None, typer.Option(help="Latent dimensions, without --model.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the controls at most, without --model.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Training time at most, without --model.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer to read instead of X, without --model.")] = None,
+    sheets: Annotated[int, typer.Option(help="Best groups that get a contact sheet.")] = 10,
+    table: Table = None,
+    obs_columns: ObsColumns = None,
+    channel_names: Channels = None,
+    seed: Seed = 0,
+) -> None:
+    """Say which perturbations leave the control distribution, how surely, and how."""
+    with _told():
+        import latentcell as lc
+
+        cells = lc.read(data, table, obs_columns=_split(obs_columns), channel_names=_split(channel_names))
+        checkpoint = out / "checkpoint.safetensors"
+        options = {"epochs": epochs, "max_minutes": max_minutes, "checkpoint": checkpoint}
+        model = _model(run) if run else lc.VAE(latent or 16, layer=layer) if latent or layer else None
+        model = lc.tl.screen(
+            cells,
+            model,
+            group=group,
+            control=control,
+            replicate=replicate,
+            block=block,
+            dose=dose,
+            position=_split(position),
+            covariates=_split(covariates) or (),
+            n_relabellings=relabellings,
+            fit=None if run else options,
+            rng=seed,
+        )
+        write_screen(cells, model, out, sheets=sheets)
+        checkpoint.unlink(missing_ok=True)
 
 
 @app.command()

@@ -81,6 +81,27 @@ def write_leave_one_out(tested: pd.DataFrame, out: Path) -> None:
     draw(out / "figures", leave_one_out=lc.pl.evaluation(tested))
 
 
+def write_screen(cells: AnnData, model: VAE, out: Path, *, sheets: int) -> None:
+    """Write the tables of a screen, its cells, model and figures, and say the verdict."""
+    import latentcell as lc
+
+    model.save(out / "model")
+    write_cells(cells, out / "cells.h5ad")
+    result = cells.uns[keys.SCREEN]
+    for name in ("hits", "wells", "calibration", "reasons"):
+        _write_table(result[name], out / f"{name}.csv")
+    _write_table(result["similarity"].rename_axis("label").reset_index(), out / "similarity.csv")
+    write_json(out / "screen.json", {"verdict": list(result["verdict"]), **result["params"]})
+    figures = {"screen": lc.pl.screen(cells)}
+    if len(result["hits"]) > 1:
+        figures["similarity"] = lc.pl.similarity(cells)
+    draw(out / "figures", **figures)
+    for rank, label in enumerate(result["hits"]["label"].head(sheets), start=1):
+        draw(out / "figures", **{f"hit_{rank:02d}_{_as_name(label)}": lc.pl.contact_sheet(cells, model, label)})
+    for sentence in result["verdict"]:
+        console.print(sentence, markup=False)
+
+
 def write_cells(cells: AnnData, path: Path, *, images: bool = False) -> None:
     """Write an h5ad file; without the images unless asked."""
     from latentcell.cells.stores import write_h5ad
@@ -102,6 +123,11 @@ def _write_table(table: pd.DataFrame, path: Path) -> None:
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False)
     console.print(f"wrote {path}")
+
+
+def _as_name(label: str) -> str:
+    """Label as part of a file name."""
+    return "".join(each if each.isalnum() or each in "-." else "_" for each in label)[:60]
 
 
 def _first_label(cells: AnnData) -> str | None:

@@ -94,8 +94,8 @@ def refuse_seen(cells: AnnData, model: VAE, design: Design) -> tuple[NDArray[np.
         where = design.wells.loc[tested, "label"].iloc[0]
         raise InputError(
             f"The model was fitted on cells of {tested.sum()} treated replicates, such as {where!r}. A screen asks "
-            "what leaves the controls, so its model may know controls only: fit it with these groups excluded, or give no "
-            "model and let the screen fit one."
+            "what leaves the controls, so its model may know controls only: fit it with these groups excluded, or give "
+            "no model and let the screen fit one."
         )
     blocks = design.block
     lost = [name for name in dict.fromkeys(blocks[~design.control].tolist()) if not calibrating[blocks == name].any()]

@@ -28,11 +28,12 @@ _BLOCK = 1_024
 
 
 class Effects(NamedTuple):
-    """Shift of every variable in SD of replicates, with its 95 % interval, each ``(p,)``."""
+    """Shift of every variable in SD of replicates with its 95 % interval, and that SD, each ``(p,)``."""
 
     value: Array
     low: Array
     high: Array
+    sd: Array
 
 
 def well_variables(cells: AnnData, model: VAE, design: Design, *, rng: np.random.Generator) -> pd.DataFrame:
@@ -100,11 +101,11 @@ def effects(values: Array, design: Layout, others: list[NDArray[np.intp]]) -> Ef
         variance = (weight[:, None] * (np.stack(shifts) - value) ** 2).sum(axis=0) / f
     else:
         nothing = np.full(values.shape[1], np.nan)
-        return Effects(value, nothing, nothing)
+        return Effects(value, nothing, nothing, np.ones(values.shape[1]))
     moderated = (f * variance + _PRIOR_DF * np.median(variance)) / (f + _PRIOR_DF)
     sd = np.sqrt(np.maximum(moderated, 1e-24))
     half = student_t.ppf(0.975, f + _PRIOR_DF) / np.sqrt(weight.sum())
-    return Effects(value / sd, value / sd - half, value / sd + half)
+    return Effects(value / sd, value / sd - half, value / sd + half, sd)
 
 
 def count_share(values: Array, log_count: Array, design: Layout, others: list[NDArray[np.intp]]) -> float:
@@ -171,12 +172,20 @@ def dose_trend(
 
 def counterfactual(
     cells: AnnData, model: VAE, codes: NDArray[np.float32], rows: NDArray[np.intp], moves: Array
-) -> list[Array]:
-    """Mean change of every variable when control cells `rows` are decoded with their codes moved, one per move.
+) -> pd.DataFrame:
+    """Mean change of every variable when control cells `rows` are decoded with their codes moved, a row per move.
 
-    What the model, which knows controls only, draws for a shift of the code; compare with the measured change.
+    It is what the model, which knows controls only, draws for a shift of the code.
+
+    Parameters
+    ----------
+    codes
+        Posterior means of all cells ``(n, d)``.
+    moves
+        ``(m, d)``.
     """
     batch = cells.obs[model.batch_key].to_numpy()[rows] if model.batch_key else None
     given = {} if batch is None else {"batch": batch}
-    start = described(model, model.decode(codes[rows], **given)).mean().to_numpy()
-    return [described(model, model.decode(codes[rows] + move, **given)).mean().to_numpy() - start for move in moves]
+    start = described(model, model.decode(codes[rows], **given)).mean()
+    moved = [described(model, model.decode(codes[rows] + move, **given)).mean() - start for move in moves]
+    return pd.DataFrame(moved)

@@ -43,8 +43,8 @@ class Screened:
         Controls that trained nothing, ``(n_wells,)``.
     validity
         What makes p-values impossible, and the calibration.
-    n_relabellings, rng
-        For the tests.
+    n_relabellings, seed
+        For the tests; every group starts from the same seed, so that its p does not depend on the others.
     """
 
     design: Design
@@ -53,7 +53,12 @@ class Screened:
     calibrating: NDArray[np.bool_]
     validity: Validity
     n_relabellings: int
-    rng: np.random.Generator
+    seed: int
+
+    @property
+    def counted(self) -> bool:
+        """Whether rows are cells, so that their numbers mean something."""
+        return bool((self.design.wells["n_cells"] > 1).any())
 
     @property
     def log_count(self) -> Array:
@@ -134,21 +139,29 @@ def _tested(screened: Screened, label: str) -> dict[str, Any]:
         "control": screened.calibrating,
         "block": design.block,
         "n_relabellings": screened.n_relabellings,
+        "rng": screened.seed,
     }
     views = [screened.adjusted(view, plan) for view in screened.views.values()]
-    joint = relabelling_test(views, plan, rng=screened.rng, **options)
-    count = relabelling_test([screened.log_count[:, None]], plan, rng=screened.rng, **options)
+    joint = relabelling_test(views, plan, **options)
     code = screened.views[CENTROID]
-    return row | {
+    row |= {
         "statistic": joint.statistic,
         "p": joint.p,
         "min_p": joint.smallest_p,
         "effect": float(joint.distances[list(screened.views).index(CENTROID)]),
         **{f"p_{name}": p for name, p in zip(screened.views, joint.p_views, strict=True)},
-        "count_effect": float(shift(screened.log_count[:, None], plan)[0] / np.log(2)),
-        "p_count": count.p,
-        "count_share": count_share(code, screened.log_count, plan, screened.other_controls(plan)),
+        "count_effect": np.nan,
+        "p_count": np.nan,
+        "count_share": np.nan,
     }
+    if screened.counted:
+        count = relabelling_test([screened.log_count[:, None]], plan, **options)
+        row |= {
+            "count_effect": float(shift(screened.log_count[:, None], plan)[0] / np.log(2)),
+            "p_count": count.p,
+            "count_share": count_share(code, screened.log_count, plan, screened.other_controls(plan)),
+        }
+    return row
 
 
 def _profile_views(screened: Screened) -> list[Array]:
@@ -175,7 +188,7 @@ def _trends(screened: Screened) -> pd.DataFrame:
         dose = wells.loc[kept, "dose"].to_numpy(np.float64)
         rho, p = np.nan, np.nan
         if len(np.unique(dose[~np.isnan(dose)])) >= _FEWEST_DOSES:
-            rho, p = dose_trend(np.stack(shifts), dose, block[kept], rng=screened.rng)
+            rho, p = dose_trend(np.stack(shifts), dose, block[kept], rng=np.random.default_rng(screened.seed))
         rows.append({"group": group, "dose_trend": rho, "p_dose_trend": p})
     return pd.DataFrame(rows)
 
@@ -184,13 +197,14 @@ def reasons_table(screened: Screened) -> pd.DataFrame:
     """What moved: for every label the latent dimensions and variables that moved most, and the cell count.
 
     Columns ``label``, ``kind`` (``"latent"``, ``"variable"``, ``"count"``), ``name``, ``effect`` (shift in SD of
-    replicates), ``low``, ``high`` (95 % interval).
+    replicates), ``low``, ``high`` (95 % interval), ``sd`` (that SD, in the variable's own unit).
     """
     tables = {
         "latent": (screened.views[CENTROID], np.arange(screened.views[CENTROID].shape[1]), _TOP_LATENTS),
         "variable": (screened.variables.to_numpy(), screened.variables.columns.to_numpy(), _TOP_VARIABLES),
-        "count": (screened.log_count[:, None], np.array(["log cells"]), 1),
     }
+    if screened.counted:
+        tables["count"] = (screened.log_count[:, None], np.array(["log cells"]), 1)
     parts = []
     for label in screened.design.labels:
         plan = screened.design.layout(label, screened.calibrating)
@@ -202,10 +216,10 @@ def reasons_table(screened: Screened) -> pd.DataFrame:
             parts.append(
                 pd.DataFrame({
                     "label": label, "kind": kind, "name": names[top].astype(str), "effect": moved.value[top],
-                    "low": moved.low[top], "high": moved.high[top],
+                    "low": moved.low[top], "high": moved.high[top], "sd": moved.sd[top],
                 })
             )  # fmt: skip
-    columns = ["label", "kind", "name", "effect", "low", "high"]
+    columns = ["label", "kind", "name", "effect", "low", "high", "sd"]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
@@ -230,10 +244,7 @@ def verdict(screened: Screened, hits: pd.DataFrame) -> list[str]:
     found, tested = screened.validity, hits[hits["p"].notna()]
     words = []
     if found.reasons:
-        words.append(
-            f"No p-values: {'; '.join(found.reasons)}. The {len(hits)} groups are ranked by how extreme they are, no "
-            "more."
-        )
+        words.append(f"No p-values: {'; '.join(found.reasons)}. Groups are ranked by how extreme they are, no more.")
     elif len(tested):
         called = int((tested["q"] <= FDR).sum())
         words.append(
@@ -249,7 +260,9 @@ def verdict(screened: Screened, hits: pd.DataFrame) -> list[str]:
             f"Controls posing as perturbations reach p <= 0.05 in {found.rate:.1%} of {len(found.calibration)} poses "
             f"(95 % interval {found.low:.1%} to {found.high:.1%}; 5 % expected)."
         )
-    if len(tested):
+    if not screened.counted:
+        words.append("Every replicate is a single row: cell counts are not known, so nothing is said about them.")
+    elif len(tested):
         called = int((tested["q_count"] <= FDR).sum())
         words.append(f"{called} of {len(tested)} groups change the number of cells at the same rate.")
     return [*words, *found.remarks]

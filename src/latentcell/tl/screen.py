@@ -12,12 +12,12 @@ import pandas as pd
 from latentcell import keys
 from latentcell.errors import InputError
 from latentcell.model.fit import seed_of
-from latentcell.stats.relabelling import N_RELABELLINGS
+from latentcell.stats.relabelling import N_RELABELLINGS, shift
 from latentcell.tl.calibrate import check_design, check_layout, pose_controls
 from latentcell.tl.crossfit import fit_controls, refuse_seen, split_controls, training_cells
 from latentcell.tl.design import Design, read_design
 from latentcell.tl.embed import provenance, write_codes
-from latentcell.tl.explain import well_variables
+from latentcell.tl.explain import counterfactual, well_variables
 from latentcell.tl.hits import Screened, hit_table, in_words, reasons_table, verdict
 from latentcell.tl.wells import CENTROID, PerCell, gather
 
@@ -35,6 +35,8 @@ OUTLYING = 0.05
 
 MOST_COLUMNS = 64
 """Columns of each view that the table of wells shows; all are tested."""
+
+_MOST_DRAWN, _DRAWN_CELLS = 20, 100  # best groups with a counterfactual, and control cells behind it
 
 
 def screen(
@@ -132,9 +134,10 @@ def screen(
     if not found.reasons:
         pose_controls(found, design, views, calibrating, n_relabellings=n_relabellings, rng=generator)
     variables = well_variables(cells, model, design, rng=generator)
-    screened = Screened(design, views, variables, calibrating, found, n_relabellings, generator)
+    screened = Screened(design, views, variables, calibrating, found, n_relabellings, seed)
     hits, similar = hit_table(screened)
     reasons = reasons_table(screened)
+    reasons["counterfactual"] = _drawn_changes(screened, hits, reasons, cells, model, per_cell.mu)
     typical = typicality(per_cell.log_px - per_cell.kl, calibrating[design.well] & (True if used is None else used))
     outlying = pd.Series(typical <= OUTLYING).groupby(design.wells["label"].to_numpy()[design.well]).mean()
     hits["outlier_share"] = outlying.reindex(hits["label"]).to_numpy()
@@ -159,6 +162,29 @@ def screen(
         logger.info("%s", sentence)
     logger.info("added %r (adata.uns; tables %s)", keys.SCREEN, "hits, wells, calibration, reasons, similarity")
     return model
+
+
+def _drawn_changes(
+    screened: Screened,
+    hits: pd.DataFrame,
+    reasons: pd.DataFrame,
+    cells: AnnData,
+    model: VAE,
+    codes: NDArray[np.float32],
+) -> NDArray[np.float64]:
+    """Effect of each row of `reasons` when control cells are decoded with the group's shift; NaN beyond the best."""
+    design = screened.design
+    labels = [label for label in hits["label"].head(_MOST_DRAWN) if label in set(reasons["label"])]
+    controls = np.random.default_rng(screened.seed).permutation(np.flatnonzero(screened.calibrating[design.well]))[
+        :_DRAWN_CELLS
+    ]
+    plans = [design.layout(label, screened.calibrating) for label in labels]
+    moves = np.array([shift(screened.views[CENTROID], plan) for plan in plans])
+    drawn = counterfactual(cells, model, codes, np.sort(controls), moves).set_axis(labels) if labels else pd.DataFrame()
+    return np.array([
+        drawn.loc[label, name] / sd if kind == "variable" and label in drawn.index else np.nan
+        for label, kind, name, sd in zip(reasons["label"], reasons["kind"], reasons["name"], reasons["sd"], strict=True)
+    ])  # fmt: skip
 
 
 def typicality(elbo: NDArray[np.float32], reference: NDArray[np.bool_]) -> NDArray[np.float32]:
