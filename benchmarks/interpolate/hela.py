@@ -1,6 +1,6 @@
 """HeLa cells: metaphase hidden, predicted from prometaphase and from prophase to early anaphase, sharp and plain.
 
-    python benchmarks/interpolate/hela.py
+    python -m benchmarks.interpolate.hela
 
 Energy distance to the measured (data space) or reconstructed (model space) metaphases in standardised hand-made
 features. Model seeds 0 and 1; the refiner sees what the model saw.
@@ -12,7 +12,7 @@ import time
 import warnings
 
 import pandas as pd
-from common import data_dir, write
+from benchmarks.common import data_dir, write
 
 import latentcell as lc
 
@@ -42,7 +42,7 @@ def main() -> None:
                 print(*result["verdict"].values(), sep="\n")
                 wide = table.pivot_table(index="space", columns="method", values="value", sort=False)
                 print(wide.round(2).to_string(), flush=True)
-    write(pd.concat(tables), "hela")
+    write(pd.concat(tables), "interpolate/hela")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What orientation does to interpolated images: aligned (default), augmented, and taken as they come.
 
-    python benchmarks/interpolate/orientation.py
+    python -m benchmarks.interpolate.orientation
 
 HeLa cells from prometaphase to early anaphase with metaphase hidden, and simulated growing cells; energy distance of
 the prediction in data space at coarse scale (the measurement turned as the model turns it), beside the mixture of the
@@ -13,7 +13,7 @@ from __future__ import annotations
 import warnings
 
 import pandas as pd
-from common import data_dir, write
+from benchmarks.common import data_dir, write
 
 import latentcell as lc
 
@@ -55,7 +55,7 @@ def main() -> None:
                 }
             )
             print(rows[-1], flush=True)
-    write(pd.DataFrame(rows), "orientation")
+    write(pd.DataFrame(rows), "interpolate/orientation")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Hidden times of RNA and qPCR time courses: the default against plain optimal transport.
 
-    python benchmarks/interpolate/rna.py [guo] [schiebinger] [shalek] [klein]
+    python -m benchmarks.interpolate.rna [guo] [schiebinger] [shalek] [klein]
 
 Every hidden time is predicted from its neighbours by models that never saw it. Fixed representation: library-size
 normalised, log1p, 1,000 most variable genes, 5 whitened principal components of all cells; exact W1 between as many
@@ -17,7 +17,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from common import data_dir, write
+from benchmarks.common import data_dir, write
 from sklearn.decomposition import PCA
 
 import latentcell as lc
@@ -136,7 +136,7 @@ def main(names: list[str]) -> None:
     wide = pd.DataFrame(rows).pivot_table(index=["data", "hidden"], columns="method", values="W1", sort=False)[METHODS]
     for method in ("curved OT", "decoded draws", "moved measurements"):
         wide[f"gap closed, {method}"] = (wide["plain OT"] - wide[method]) / (wide["plain OT"] - wide["floor"])
-    write(wide.reset_index(), "rna")
+    write(wide.reset_index(), "interpolate/rna")
     bar = wide.drop(index="klein", level="data", errors="ignore")
     print(bar.filter(like="gap closed").mean().round(3).to_string())
 

@@ -1,6 +1,6 @@
 """Simulated time courses whose middle is hidden: the default against random pairs and every baseline, five seeds.
 
-    python benchmarks/interpolate/simulated.py [counts] [images] [dense]
+    python -m benchmarks.interpolate.simulated [counts] [images] [dense]
 
 Counts of three cell types that differentiate (counts); images of cells that grow by 5 SD of their size between the two
 ends (images), and the same with five times, of which the neighbours are 2.5 SD apart (dense). Energy distance to the
@@ -13,7 +13,7 @@ import sys
 import warnings
 
 import pandas as pd
-from common import write
+from benchmarks.common import write
 
 import latentcell as lc
 
@@ -52,7 +52,7 @@ def main(names: list[str]) -> None:
             tables.append(globals()[name](seed))
             wide = tables[-1].pivot_table(index=["path", "space"], columns="method", values="value", sort=False)
             print(f"{name}, seed {seed}\n{wide.round(2).to_string()}", flush=True)
-        write(pd.concat(tables), f"simulated_{name}")
+        write(pd.concat(tables), f"interpolate/simulated_{name}")
 
 
 if __name__ == "__main__":

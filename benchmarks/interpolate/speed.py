@@ -1,6 +1,6 @@
 """Time and memory of an interpolation with 5,000 cells per end, truth and all baselines included.
 
-    python benchmarks/interpolate/speed.py
+    python -m benchmarks.interpolate.speed
 
 Each case runs in a process of its own; the peak is that of the whole process, the cells themselves included.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from common import write
+from benchmarks.common import write
 
 N = 5_000
 
@@ -68,10 +68,10 @@ def main() -> None:
             model = Path(folder) / "model"
             for step in ("fit", "measure"):
                 done = subprocess.run(
-                    [sys.executable, __file__, step, case, str(model)], check=True, capture_output=True, text=True
+                    [sys.executable, "-m", "benchmarks.interpolate.speed", step, case, str(model)], check=True, capture_output=True, text=True
                 )
         rows.append(json.loads(done.stdout.splitlines()[-1]))
-    write(pd.DataFrame(rows), "speed")
+    write(pd.DataFrame(rows), "interpolate/speed")
 
 
 if __name__ == "__main__":
