@@ -68,7 +68,10 @@ def main() -> None:
             model = Path(folder) / "model"
             for step in ("fit", "measure"):
                 done = subprocess.run(
-                    [sys.executable, "-m", "benchmarks.interpolate.speed", step, case, str(model)], check=True, capture_output=True, text=True
+                    [sys.executable, "-m", "benchmarks.interpolate.speed", step, case, str(model)],
+                    check=True,
+                    capture_output=True,
+                    text=True,
                 )
         rows.append(json.loads(done.stdout.splitlines()[-1]))
     write(pd.DataFrame(rows), "interpolate/speed")

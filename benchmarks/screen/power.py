@@ -86,7 +86,9 @@ def main() -> None:
                         "power": each["found"].mean(), "auroc": roc_auc_score(~against["is_null"], against["place"]),
                         "nulls_at_0.05": (order.loc[order["is_null"], "p"] <= 0.05).mean(),
                     })  # fmt: skip
-            print(modality, seed, pd.DataFrame(results).query("seed == @seed").groupby("method")["power"].mean().to_dict())
+            print(
+                modality, seed, pd.DataFrame(results).query("seed == @seed").groupby("method")["power"].mean().to_dict()
+            )
         table = pd.DataFrame([row for row in results if row["modality"] == modality])
         write(table.groupby(["modality", "method", "kind", "strength"], sort=False).mean().drop(columns="seed").reset_index(),
               f"screen/power_{modality}")  # fmt: skip

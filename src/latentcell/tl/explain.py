@@ -22,25 +22,33 @@ if TYPE_CHECKING:
     from latentcell.tl.design import Design
 
 PER_WELL, MOST_CELLS = 50, 20_000
+_FEWEST_DF = 3
 _PRIOR_DF = 4.0  # weight of the median variance over variables in that of each (Smyth 2004 estimates it; this is mild)
 _PER_LOG = 1e4
 _BLOCK = 1_024
 
 
 class Effects(NamedTuple):
-    """Shift of every variable in SD of replicates with its 95 % interval, and that SD, each ``(p,)``."""
+    """Shift of every variable in units of `sd`, with its 95 % interval, each ``(p,)``.
+
+    `unit` says whose SD that is: ``"replicates"``, or ``"cells"`` where there are too few replicates to tell theirs;
+    there is no interval then.
+    """
 
     value: Array
     low: Array
     high: Array
     sd: Array
+    unit: str
 
 
-def well_variables(cells: AnnData, model: VAE, design: Design, *, rng: np.random.Generator) -> pd.DataFrame:
-    """Mean of every measured variable by replicate, ``(n_wells, variables)``.
+def well_variables(
+    cells: AnnData, model: VAE, design: Design, *, rng: np.random.Generator
+) -> tuple[pd.DataFrame, Array]:
+    """Mean of every variable by replicate, ``(n_wells, variables)``, and the SD of cells in one ``(variables,)``.
 
     Counts as log1p of counts per 10,000; profiles as stored; images by `latentcell.stats.image_features` of at most 50
-    cells per replicate.
+    cells per replicate. The SD is NaN where every replicate is a single cell.
     """
     source, n_wells = model.schema_.source(cells), len(design.wells)
     rows = np.arange(cells.n_obs)
@@ -49,23 +57,26 @@ def well_variables(cells: AnnData, model: VAE, design: Design, *, rng: np.random
         order = rng.permutation(cells.n_obs)
         rank = pd.Series(order).groupby(design.well[order]).cumcount().to_numpy()
         rows = np.sort(order[rank < most])
-    total: Array | None = None
     n_cells = np.bincount(design.well[rows], minlength=n_wells)
     names: list[str] = model.names_
+    total, square = np.zeros((n_wells, 0)), np.zeros(0)
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
-        if model.modality_ == "images":
-            table = described(model, model.measurements(cells, block))
-        else:
-            table = described(model, source.stored(block))
-        names = list(table.columns)
+        optical = model.modality_ == "images"
+        table = described(model, model.measurements(cells, block) if optical else source.stored(block))
+        names, values = list(table.columns), table.to_numpy(np.float64)
         member = sp.csr_matrix(
             (np.ones(len(block)), (design.well[block], np.arange(len(block)))), (n_wells, len(block))
         )
-        summed = member @ table.to_numpy(np.float64)
-        total = summed if total is None else total + summed
-    assert total is not None
-    return pd.DataFrame(total / n_cells[:, None], columns=names)
+        if start == 0:
+            total, square = np.zeros((n_wells, values.shape[1])), np.zeros(values.shape[1])
+        total += member @ values
+        square += (values**2).sum(axis=0)
+    means = total / n_cells[:, None]
+    within = square - (n_cells[:, None] * means**2).sum(axis=0)
+    f = len(rows) - n_wells
+    sd = np.sqrt(np.maximum(within, 0) / f) if f > 0 else np.full(means.shape[1], np.nan)
+    return pd.DataFrame(means, columns=names), sd
 
 
 def described(model: VAE, measurements: NDArray[np.floating]) -> pd.DataFrame:
@@ -78,34 +89,39 @@ def described(model: VAE, measurements: NDArray[np.floating]) -> pd.DataFrame:
     return pd.DataFrame(measurements, columns=model.names_)
 
 
-def effects(values: Array, design: Layout, others: list[NDArray[np.intp]]) -> Effects:
+def effects(values: Array, design: Layout, others: list[NDArray[np.intp]], cell_sd: Array) -> Effects:
     """Shift of a group from its controls, variable by variable.
 
     The SD is that of replicates within labels and blocks, `others` (controls of other blocks) included; where no block
-    has two replicates of a label, that of the shifts between blocks. Variances are moderated by their median, so that a
-    variable that hardly varies does not lead the list by chance.
+    has two replicates of a label, that of the shifts between blocks; with fewer than three degrees of freedom that of
+    cells within a replicate. Variances of replicates are moderated by their median, so that a variable that hardly
+    varies does not lead the list by chance.
+
+    Parameters
+    ----------
+    cell_sd
+        SD of cells within a replicate, ``(p,)``.
     """
     weight = precision(design)
     within = [part for rows, m in zip(design.rows, design.n_treated, strict=True) for part in (rows[:m], rows[m:])]
     within = [rows for rows in [*within, *others] if len(rows) > 1]
     f = sum(len(rows) - 1 for rows in within)
     value = shift(values, design)
-    if f > 0:
+    if f >= _FEWEST_DF:
         variance = (centred(values, within) ** 2).sum(axis=0) / f
-    elif len(design.rows) > 1:
+    elif (f := len(design.rows) - 1) >= _FEWEST_DF:
         shifts = [
             values[rows[:m]].mean(axis=0) - values[rows[m:]].mean(axis=0)
             for rows, m in zip(design.rows, design.n_treated, strict=True)
         ]
-        f = len(shifts) - 1
         variance = (weight[:, None] * (np.stack(shifts) - value) ** 2).sum(axis=0) / f
     else:
-        nothing = np.full(values.shape[1], np.nan)
-        return Effects(value, nothing, nothing, np.ones(values.shape[1]))
+        sd = np.where(cell_sd > 0, cell_sd, np.nan)
+        return Effects(value / sd, np.full(len(sd), np.nan), np.full(len(sd), np.nan), sd, "cells")
     moderated = (f * variance + _PRIOR_DF * np.median(variance)) / (f + _PRIOR_DF)
     sd = np.sqrt(np.maximum(moderated, 1e-24))
     half = student_t.ppf(0.975, f + _PRIOR_DF) / np.sqrt(weight.sum())
-    return Effects(value / sd, value / sd - half, value / sd + half, sd)
+    return Effects(value / sd, value / sd - half, value / sd + half, sd, "replicates")
 
 
 def count_share(values: Array, log_count: Array, design: Layout, others: list[NDArray[np.intp]]) -> float:

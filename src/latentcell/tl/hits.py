@@ -13,7 +13,7 @@ from latentcell.errors import listed
 from latentcell.progress import progress_bar
 from latentcell.stats.relabelling import Array, Layout, accounted_for, relabelling_test, shift
 from latentcell.tl.explain import count_share, dose_trend, effects, group_profiles, similarity
-from latentcell.tl.wells import CENTROID, RESIDUAL
+from latentcell.tl.wells import CENTROID, RESIDUAL, SPREAD
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,6 +39,8 @@ class Screened:
         Their descriptions, each ``(n_wells, p)``.
     variables
         Their mean measured variables, ``(n_wells, variables)``.
+    variable_sd
+        SD of cells within a replicate, ``(variables,)``.
     calibrating
         Controls that trained nothing, ``(n_wells,)``.
     validity
@@ -50,6 +52,7 @@ class Screened:
     design: Design
     views: dict[str, Array]
     variables: pd.DataFrame
+    variable_sd: Array
     calibrating: NDArray[np.bool_]
     validity: Validity
     n_relabellings: int
@@ -197,42 +200,50 @@ def reasons_table(screened: Screened) -> pd.DataFrame:
     """What moved: for every label the latent dimensions and variables that moved most, and the cell count.
 
     Columns ``label``, ``kind`` (``"latent"``, ``"variable"``, ``"count"``), ``name``, ``effect`` (shift in SD of
-    replicates), ``low``, ``high`` (95 % interval), ``sd`` (that SD, in the variable's own unit).
+    replicates), ``low``, ``high`` (95 % interval), ``sd`` (that SD, in the variable's own unit),
+    ``unit`` (whose SD it is: ``"replicates"``, or ``"cells"`` where replicates are too few to tell).
     """
+    code, unknown = screened.views[CENTROID], np.full(screened.views[CENTROID].shape[1], np.nan)
+    code_sd = np.sqrt(np.exp(2 * screened.views[SPREAD]).mean(axis=0)) if SPREAD in screened.views else unknown
+    variables = screened.variables.to_numpy(), screened.variable_sd, screened.variables.columns.to_numpy()
     tables = {
-        "latent": (screened.views[CENTROID], np.arange(screened.views[CENTROID].shape[1]), _TOP_LATENTS),
-        "variable": (screened.variables.to_numpy(), screened.variables.columns.to_numpy(), _TOP_VARIABLES),
+        "latent": (code, code_sd, np.arange(code.shape[1]), _TOP_LATENTS),
+        "variable": (*variables, _TOP_VARIABLES),
     }
     if screened.counted:
-        tables["count"] = (screened.log_count[:, None], np.array(["log cells"]), 1)
+        tables["count"] = (screened.log_count[:, None], np.full(1, np.nan), np.array(["log cells"]), 1)
     parts = []
     for label in screened.design.labels:
         plan = screened.design.layout(label, screened.calibrating)
         if not plan.rows:
             continue
-        for kind, (values, names, most) in tables.items():
-            moved = effects(screened.adjusted(values, plan), plan, screened.other_controls(plan))
-            top = np.argsort(-np.abs(moved.value), kind="stable")[:most]
+        for kind, (values, cell_sd, names, most) in tables.items():
+            moved = effects(screened.adjusted(values, plan), plan, screened.other_controls(plan), cell_sd)
+            top = np.argsort(-np.nan_to_num(np.abs(moved.value), nan=-1.0), kind="stable")[:most]
             parts.append(
                 pd.DataFrame({
                     "label": label, "kind": kind, "name": names[top].astype(str), "effect": moved.value[top],
                     "low": moved.low[top], "high": moved.high[top], "sd": moved.sd[top],
+                    "unit": moved.unit,
                 })
             )  # fmt: skip
-    columns = ["label", "kind", "name", "effect", "low", "high", "sd"]
+    columns = ["label", "kind", "name", "effect", "low", "high", "sd", "unit"]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
 def in_words(hits: pd.DataFrame, reasons: pd.DataFrame, validity: Validity) -> list[str]:
     """Why each label is called or not, a sentence per row of `hits`."""
+    by_label = dict(iter(reasons[reasons["effect"].notna()].groupby("label")))
     sentences = []
     for label, share in zip(hits["label"], hits["count_share"], strict=True):
         words = [f"no p-value: {validity.by_label[label]}"] if label in validity.by_label else []
-        moved = reasons[reasons["label"] == label]
-        for kind, prefix, most in (("variable", "", 3), ("latent", "latent ", 2)):
-            top = moved[moved["kind"] == kind].head(most)
-            effects = zip(top["name"], top["effect"], strict=True)
-            words.append(", ".join(f"{prefix}{name} {effect:+.1f} SD" for name, effect in effects))
+        if label in by_label:
+            moved = by_label[label]
+            for kind, prefix, most in (("variable", "", 3), ("latent", "latent ", 2)):
+                top = moved[moved["kind"] == kind].head(most)
+                sd = np.where(top["unit"] == "cells", "cell SD", "SD")
+                each = zip(top["name"], top["effect"], sd, strict=True)
+                words.append(", ".join(f"{prefix}{name} {effect:+.1f} {unit}" for name, effect, unit in each))
         if share > _MOSTLY_COUNT:
             words.append(f"cell count alone explains {share:.0%}")
         sentences.append("; ".join(filter(None, words)))

@@ -133,8 +133,8 @@ def screen(
     check_layout(found, design, views[CENTROID], calibrating, rng=generator)
     if not found.reasons:
         pose_controls(found, design, views, calibrating, n_relabellings=n_relabellings, rng=generator)
-    variables = well_variables(cells, model, design, rng=generator)
-    screened = Screened(design, views, variables, calibrating, found, n_relabellings, seed)
+    variables, variable_sd = well_variables(cells, model, design, rng=generator)
+    screened = Screened(design, views, variables, variable_sd, calibrating, found, n_relabellings, seed)
     hits, similar = hit_table(screened)
     reasons = reasons_table(screened)
     reasons["counterfactual"] = _drawn_changes(screened, hits, reasons, cells, model, per_cell.mu)
