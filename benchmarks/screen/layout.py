@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from benchmarks.common import write
 
 import latentcell as lc
-from benchmarks.common import write
 
 N = 20
 

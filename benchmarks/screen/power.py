@@ -15,10 +15,10 @@ import sys
 
 import numpy as np
 import pandas as pd
+from benchmarks.common import write
 from sklearn.metrics import roc_auc_score
 
 import latentcell as lc
-from benchmarks.common import write
 from latentcell.stats.hit_calling import hit_p_values
 from latentcell.stats.relabelling import layout, relabelling_test
 from latentcell.tl.crossfit import fit_controls, split_controls, training_cells

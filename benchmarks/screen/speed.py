@@ -16,8 +16,8 @@ import warnings
 
 import numpy as np
 import pandas as pd
-
 from benchmarks.common import write
+
 from latentcell.stats.relabelling import layout, relabelling_test
 
 

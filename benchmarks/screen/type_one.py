@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from benchmarks.common import write
 from scipy.stats import binomtest, kstest
 
-from benchmarks.common import write
 from latentcell.stats.relabelling import layout, relabelling_test
 
 N = 2_000
