@@ -37,8 +37,14 @@ def main() -> None:
                     "rate_0.05": np.mean(p <= 0.05) if len(p) else np.nan, "n_latent": model.n_latent,
                 })  # fmt: skip
     table = pd.DataFrame(rows).groupby(["layout", "places given"], sort=False)
-    write(table.agg(screens=("seed", "size"), p_values_given=("valid", "mean"), screens_with_calls=("called", lambda n: (n > 0).sum()),
-                    called=("called", "sum"), rate_at_05=("rate_0.05", "mean")).reset_index(), "screen/layout")  # fmt: skip
+    summary = table.agg(
+        screens=("seed", "size"),
+        p_values_given=("valid", "mean"),
+        screens_with_calls=("called", lambda n: (n > 0).sum()),
+        called=("called", "sum"),
+        rate_at_05=("rate_0.05", "mean"),
+    )
+    write(summary.reset_index(), "screen/layout")
 
 
 if __name__ == "__main__":

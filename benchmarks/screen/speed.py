@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -46,7 +47,7 @@ def large(n_cells: int) -> dict[str, float]:
         modality="profiles", n_plates=3, n_control_wells=64, n_perturbations=per_plate - 64, cells_per_well=200, rng=0
     )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    resident = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**30
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**30
     start = time.perf_counter()
     lc.tl.screen(
         cells, group="perturbation", control="control", replicate="well", block="plate", n_relabellings=999,

@@ -55,8 +55,8 @@ def main() -> None:
             for how, ps in zip(("one view", "joint"), np.array(values).T, strict=True):
                 low, high = binomtest(int((ps <= 0.05).sum()), len(ps)).proportion_ci()
                 rows.append({
-                    "design": name, "features": p, "test": how, "n": len(ps), "rate_0.05": np.mean(ps <= 0.05), "low": low,
-                    "high": high, "rate_0.01": np.mean(ps <= 0.01), "min_p": plan.smallest_p(999),
+                    "design": name, "features": p, "test": how, "n": len(ps), "rate_0.05": np.mean(ps <= 0.05),
+                    "low": low, "high": high, "rate_0.01": np.mean(ps <= 0.01), "min_p": plan.smallest_p(999),
                     "ks_p": kstest(ps, "uniform").pvalue,
                 })  # fmt: skip
             print(rows[-1])

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 _TILE = 0.95  # inches
 _ROWS = ("control cells", "controls, decoded", "controls + shift", "cells of the group")
 _NOTE = (
-    "Controls and the cells of the group come from the same blocks; those of the group are the nearest to the mean of the "
-    "shifted codes. Third row: the controls above with the group's mean shift added to their codes, decoded by a model that "
+    "Controls and the cells of the group come from the same blocks; those of the group are the nearest to the mean "
+    "of the "
+    "shifted codes. Third row: the controls above with the group's mean shift added to their codes, decoded by a "
+    "model that "
     "has seen controls only. Maps: mean squared residual of the group over that of controls, log2, by place."
 )
 _TOP = 20
@@ -169,8 +171,10 @@ def _variables(reasons: pd.DataFrame, hit: pd.Series[Any], label: str) -> Figure
     figure.suptitle(_title(hit, label, 9.0), x=0.02, ha="left", fontsize=9.5)
     note(
         figure,
-        "Shift from the controls of the same blocks, in SD; bars: 95 % intervals over replicates, one variable at a time. "
-        "Crosses: the change when control cells are decoded with the group's shift, by a model that has seen controls only.",
+        "Shift from the controls of the same blocks, in SD; bars: 95 % intervals over replicates, one variable at a "
+        "time. "
+        "Crosses: the change when control cells are decoded with the group's shift, by a model that has seen "
+        "controls only.",
         9.0,
     )
     return figure

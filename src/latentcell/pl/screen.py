@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 _WIDTH, _HEIGHT = 10.5, 8.4
 _NAMED = 8
 _NOTE = (
-    "Effect: distance of the mean latent code of a group from the controls of its blocks, in SD of replicates; noise alone "
-    "gives more than 0. Filled: false discovery rate at most 0.05. Ranks follow p, then effect. Cell counts are tested by "
+    "Effect: distance of the mean latent code of a group from the controls of its blocks, in SD of replicates; noise "
+    "alone "
+    "gives more than 0. Filled: false discovery rate at most 0.05. Ranks follow p, then effect. Cell counts are "
+    "tested by "
     "themselves and are no part of p."
 )
 
