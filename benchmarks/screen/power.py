@@ -90,8 +90,8 @@ def main() -> None:
                     })  # fmt: skip
             print(modality, seed, "done", flush=True)
         table = pd.DataFrame([row for row in results if row["modality"] == modality])
-        write(table.groupby(["modality", "method", "kind", "strength"], sort=False).mean().drop(columns="seed").reset_index(),
-              f"screen/power_{modality}")  # fmt: skip
+        means = table.groupby(["modality", "method", "kind", "strength"], sort=False).mean().drop(columns="seed")
+        write(means.reset_index(), f"screen/power_{modality}")
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def _pictures(
     sheet = len(shown) * _TILE + 1.4
     lines = len(_title(hit, str(hit.name), sheet + 1.9).splitlines())
     figure = new_figure(sheet + 1.9, panel + 0.75 + 0.17 * lines)
-    left, right = figure.subfigures(1, 2, width_ratios=(sheet, 1.9))
+    left, right = np.ravel(np.asarray(figure.subfigures(1, 2, width_ratios=(sheet, 1.9))))
     ax, gap = left.subplots(), max(2, width // 24)
     blank = np.ones((len(shown) - len(nearest), *rows[3].shape[1:]), np.float32) * display.low.reshape(-1, 1, 1)
     tiles = next(display.panels(np.concatenate([*rows, blank]), "composite"))[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from latentcell import keys
 from latentcell.errors import InputError
@@ -85,17 +86,17 @@ def _ranks(ax: Axes, hits: pd.DataFrame, called: np.ndarray[Any, Any]) -> None:
     _dots(ax, x[known], y[known], called[known])
     top = y[known].max(initial=1.0)
     shown = hits[known].head(_NAMED)
-    right = x.max(initial=1.0) + 1
-    # names stand in a column at the right, tied to their dots by thin lines, so that they never overlap
-    places = np.linspace(top * 1.02, top * (1.02 - 0.075 * (len(shown) - 1)), len(shown))
-    for place, (rank, effect, label) in zip(
-        places, zip(shown["rank"], shown["effect"], shown["label"], strict=True), strict=True
-    ):
+    last = x.max(initial=1.0)
+    # names stand in a column behind the last rank, tied to their dots by thin lines, so that they never overlap
+    places = top * (1.03 - 0.085 * np.arange(len(shown)))
+    for place, rank, effect, label in zip(places, shown["rank"], shown["effect"], shown["label"], strict=True):
         ax.annotate(
-            shortened(str(label), 26), (rank, effect), (right * 0.42, place), fontsize=SMALL, va="center", color=INK,
+            shortened(str(label), 24), (rank, effect), (1.07 * last + 0.5, place), fontsize=SMALL, va="center", color=INK,
             arrowprops={"arrowstyle": "-", "color": PALE, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 3}, zorder=1,
         )  # fmt: skip
-    ax.set(xlabel="rank", ylabel="effect (SD of replicates)", xlim=(0, right), ylim=(0, top * 1.1))
+    ax.set(xlabel="rank", ylabel="effect (SD of replicates)", xlim=(0, 1.55 * last + 1), ylim=(0, top * 1.1))
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.set_xticks([tick for tick in ax.get_xticks() if 0 < tick <= last])
     ax.set_title(f"{len(hits)} groups, {int(called.sum())} called" if hits["p"].notna().any() else "Ranked only")
 
 
@@ -106,7 +107,8 @@ def _volcano(ax: Axes, hits: pd.DataFrame, called: np.ndarray[Any, Any]) -> None
     least = float(hits.loc[known, "min_p"].min())
     height = max(-np.log10(least), 1.4) * 1.12
     ax.axhline(-np.log10(least), color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
-    ax.annotate(f"smallest p that the design gives: {least:.2g}", (0.0, -np.log10(least)), (3, 3),
+    words = f"smallest p that the design gives: {least:.2g}"
+    ax.annotate(words, (0.0, -np.log10(least)), (3, 3),
                 xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=SMALL, color=MUTED)  # fmt: skip
     if called.any():
         edge = float(hits.loc[called, "p"].max())
@@ -134,7 +136,7 @@ def _quantiles(ax: Axes, hits: pd.DataFrame, calibration: pd.DataFrame, params: 
             ax.plot((np.arange(len(p)) + 0.5) / len(p), np.sort(p), "o", color=color, markersize=3, label=name,
                     markerfacecolor="none" if color == INK else color, markeredgewidth=0.8)  # fmt: skip
     ax.set(xlabel="expected p (uniform)", ylabel="observed p", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    ax.legend(loc="lower right")
+    ax.legend(loc="upper left", bbox_to_anchor=(0.0, 0.86))
     rate = float(params["rejection_rate"])
     words = "too few controls to pose"
     if np.isfinite(rate):
