@@ -91,7 +91,7 @@ def _ranks(ax: Axes, hits: pd.DataFrame, called: np.ndarray[Any, Any]) -> None:
     places = top * (1.03 - 0.085 * np.arange(len(shown)))
     for place, rank, effect, label in zip(places, shown["rank"], shown["effect"], shown["label"], strict=True):
         ax.annotate(
-            shortened(str(label), 24), (rank, effect), (1.07 * last + 0.5, place), fontsize=SMALL, va="center", color=INK,
+            shortened(str(label), 24), (rank, effect), (1.07 * last + 0.5, place), fontsize=SMALL, va="center",
             arrowprops={"arrowstyle": "-", "color": PALE, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 3}, zorder=1,
         )  # fmt: skip
     ax.set(xlabel="rank", ylabel="effect (SD of replicates)", xlim=(0, 1.55 * last + 1), ylim=(0, top * 1.1))
@@ -108,15 +108,15 @@ def _volcano(ax: Axes, hits: pd.DataFrame, called: np.ndarray[Any, Any]) -> None
     height = max(-np.log10(least), 1.4) * 1.12
     ax.axhline(-np.log10(least), color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
     words = f"smallest p that the design gives: {least:.2g}"
-    ax.annotate(words, (0.0, -np.log10(least)), (3, 3),
-                xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=SMALL, color=MUTED)  # fmt: skip
+    offset: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "fontsize": SMALL}
+    ax.annotate(words, (0.0, -np.log10(least)), (3, 3), color=MUTED, **offset)
     if called.any():
         edge = float(hits.loc[called, "p"].max())
         ax.axhline(-np.log10(edge), color=ACCENT, linewidth=0.9)
         if edge > 1.3 * least:
-            ax.annotate(f"called up to p = {edge:.2g}", (1.0, -np.log10(edge)), (-3, -9),
-                        xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", fontsize=SMALL,
-                        color=ACCENT)  # fmt: skip
+            ax.annotate(
+                f"called up to p = {edge:.2g}", (1.0, -np.log10(edge)), (-3, -9), ha="right", color=ACCENT, **offset
+            )
     ax.set(xlabel="effect (SD of replicates)", ylabel="−log10 p", ylim=(-0.03 * height, height))
     ax.set_xlim(0, effect.max(initial=1.0) * 1.06)
     ax.set_title("p and effect")
