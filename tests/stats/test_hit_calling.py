@@ -106,7 +106,7 @@ def test_bad_input_is_refused_by_name() -> None:
     with pytest.raises(InputError, match="Blocks without a control \\('9'\\)"):
         hit_p_values("map", values, group, control="DMSO", block=np.where(group == "drug 1", 9, block))
     values[3, 2] = np.nan
-    with pytest.raises(InputError, match="Replicate 3 .* feature 2"):
+    with pytest.raises(InputError, match=r"Replicate 3 .* feature 2"):
         hit_p_values("map", values, group, control="DMSO", block=block)
 
 

@@ -160,7 +160,7 @@ def test_a_constant_feature_and_replicates_that_are_all_alike_do_no_harm() -> No
 
 def test_blocks_without_controls_are_left_out_and_those_without_the_group_lend_their_covariance() -> None:
     rng = np.random.default_rng(0)
-    values, ours, control, block = screen(rng, (4, 0), (1, 2))
+    _, ours, control, block = screen(rng, (4, 0), (1, 2))
     design = layout(ours, control, block)
     assert len(design.rows) == 1
     assert design.n_treated == (1,)
@@ -168,7 +168,8 @@ def test_blocks_without_controls_are_left_out_and_those_without_the_group_lend_t
 
 
 NULLS = [
-    ((16, 16, 16), (1, 1, 1), 10), ((8, 8, 8), (1, 1, 1), 32), ((8, 8), (1, 1), 10), ((6,), (6,), 10), ((12,), (4,), 32),
+    ((16, 16, 16), (1, 1, 1), 10), ((8, 8, 8), (1, 1, 1), 32), ((8, 8), (1, 1), 10),
+    ((6,), (6,), 10), ((12,), (4,), 32),
 ]  # fmt: skip
 
 
