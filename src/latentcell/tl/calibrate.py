@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,18 +17,17 @@ from latentcell.stats.exchangeability import (
     places_kept,
     rejection_interval,
 )
-from latentcell.stats.relabelling import N_RELABELLINGS, Array, Layout, layout, relabelling_test
+from latentcell.stats.relabelling import Array, Layout, layout
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
     from latentcell.tl.design import Design
+    from latentcell.tl.screened import Screened
 
 LEVEL = 0.05
 _APART = 0.01  # of the layout's geometry: a random layout is taken for a contiguous one once in a hundred screens
-_MOST_POSERS = 200
+_MOST_POSERS, _POSING_RELABELLINGS = 200, 999
 
 
 @dataclass
@@ -143,21 +142,14 @@ def check_layout(
         )
 
 
-def pose_controls(
-    found: Validity,
-    design: Design,
-    views: Mapping[str, Array],
-    calibrating: NDArray[np.bool_],
-    *,
-    n_relabellings: int = N_RELABELLINGS,
-    rng: np.random.Generator,
-) -> None:
-    """Test controls as if they were perturbations, in the perturbations' own places, and add the outcome to `found`.
+def pose_controls(screened: Screened, *, rng: np.random.Generator) -> None:
+    """Test controls as if they were perturbations, in the perturbations' own places, and add to `screened.validity`.
 
     Each pose takes as many controls per block as a perturbation has wells there; where places are known, those that
     lie to each other as the perturbation's wells do. The other controls calibrate it.
     """
-    block = design.block
+    found, design, calibrating = screened.validity, screened.design, screened.calibrating
+    screened = replace(screened, n_relabellings=min(screened.n_relabellings, _POSING_RELABELLINGS))
     outcomes, sizes = [], []
     plans = [(label, plan) for label in design.labels if (plan := design.layout(label, calibrating)).rows]
     plans = [(label, plan) for label, plan in plans if all(_spare(plan))]
@@ -167,15 +159,7 @@ def pose_controls(
             label, plan = plans[rng.integers(len(plans))]
             posing = _pose(design, label, plan, calibrating, rng)
             others = calibrating & ~posing
-            posed = layout(posing, others, block)
-            tested = relabelling_test(
-                list(views.values()),
-                posed,
-                control=others,
-                block=block,
-                n_relabellings=min(n_relabellings, 999),
-                rng=rng,
-            )
+            tested, _ = screened.joint_test(layout(posing, others, design.block), others)
             sizes.append(int(posing.sum()))
             outcomes.append((i, label, sizes[-1], tested.statistic, tested.p))
             advance(i + 1, "poses")

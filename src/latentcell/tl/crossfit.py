@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("latentcell")
 
 TRAINING_CELLS = 20_000
-"""Control cells that a screen's own fit reads at most, drawn evenly from the training replicates."""
+"""Control cells that a screen's own fit reads at most: more teach a model little, and their wells calibrate better."""
 
 _ROLE = "_screen_role"
 _FEW = 50
 
 
 def split_controls(design: Design, *, rng: np.random.Generator) -> tuple[NDArray[np.bool_], NDArray[np.bool_], bool]:
-    """Split control replicates within blocks: half train, the others calibrate.
+    """Split control replicates within blocks: at most half train, fewer where they have cells enough; others calibrate.
 
     Returns
     -------
@@ -38,12 +38,14 @@ def split_controls(design: Design, *, rng: np.random.Generator) -> tuple[NDArray
     """
     control, block = design.control, design.block
     train = np.zeros(len(control), dtype=bool)
+    per_well = design.wells.loc[control, "n_cells"].mean()
+    enough = int(np.ceil(TRAINING_CELLS / len(set(block[control].tolist())) / per_well))
     tested = set(block[~control].tolist())
     for name in dict.fromkeys(block[control].tolist()):
         rows = np.flatnonzero(control & (block == name))
         if name in tested and len(rows) == 1:
             return control.copy(), control.copy(), True
-        share = len(rows) // 2 if name in tested else len(rows)
+        share = min(enough, len(rows) // 2) if name in tested else len(rows)
         train[rng.permutation(rows)[:share]] = True
     return train, control & ~train, False
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,76 +10,18 @@ from scipy.stats import false_discovery_control
 
 from latentcell.errors import listed
 from latentcell.progress import progress_bar
-from latentcell.stats.relabelling import Array, Layout, accounted_for, relabelling_test, shift
+from latentcell.stats.relabelling import Array, shift
 from latentcell.tl.explain import count_share, dose_trend, effects, group_profiles, similarity
 from latentcell.tl.wells import CENTROID, RESIDUAL, SPREAD
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from latentcell.tl.calibrate import Validity
-    from latentcell.tl.design import Design
+    from latentcell.tl.screened import Screened
 
 FDR = 0.05
 _N_NEAREST, _FEWEST_DOSES = 3, 3
 _TOP_LATENTS, _TOP_VARIABLES = 5, 20
 _MOSTLY_COUNT = 0.5
-
-
-@dataclass(frozen=True)
-class Screened:
-    """Replicates of a screen as measured, and what is known of their validity.
-
-    Attributes
-    ----------
-    design
-        Who they are.
-    views
-        Their descriptions, each ``(n_wells, p)``.
-    variables
-        Their mean measured variables, ``(n_wells, variables)``.
-    variable_sd
-        SD of cells within a replicate, ``(variables,)``.
-    calibrating
-        Controls that trained nothing, ``(n_wells,)``.
-    validity
-        What makes p-values impossible, and the calibration.
-    n_relabellings, seed
-        For the tests; every group starts from the same seed, so that its p does not depend on the others.
-    """
-
-    design: Design
-    views: dict[str, Array]
-    variables: pd.DataFrame
-    variable_sd: Array
-    calibrating: NDArray[np.bool_]
-    validity: Validity
-    n_relabellings: int
-    seed: int
-
-    @property
-    def counted(self) -> bool:
-        """Whether rows are cells, so that their numbers mean something."""
-        return bool((self.design.wells["n_cells"] > 1).any())
-
-    @property
-    def log_count(self) -> Array:
-        """Log of the number of cells of each replicate, ``(n_wells,)``."""
-        return np.log(self.design.wells["n_cells"].to_numpy(np.float64))
-
-    def other_controls(self, plan: Layout) -> list[NDArray[np.intp]]:
-        """Rows of the calibrating controls of each block that a layout leaves out."""
-        block = self.design.block
-        ours = {block[rows[0]] for rows in plan.rows}
-        names = [name for name in dict.fromkeys(block[self.calibrating].tolist()) if name not in ours]
-        return [np.flatnonzero(self.calibrating & (block == name)) for name in names]
-
-    def adjusted(self, values: Array, plan: Layout) -> Array:
-        """Values after accounting for the covariates."""
-        covariates = self.design.covariates
-        if covariates.shape[1] == 0:
-            return values
-        return accounted_for(values, covariates, [*plan.rows, *self.other_controls(plan)])
 
 
 def hit_table(screened: Screened) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -109,7 +50,7 @@ def hit_table(screened: Screened) -> tuple[pd.DataFrame, pd.DataFrame]:
     similar = pd.DataFrame(similarity(profiles), index=labels, columns=labels)
     hits["nearest_groups"] = [_nearest(similar, label) for label in labels]
     hits = hits.merge(_trends(screened), on="group", how="left")
-    order = hits.sort_values(["p", "effect"], ascending=[True, False], na_position="last", kind="stable").index
+    order = hits.sort_values(["p", "statistic"], ascending=[True, False], na_position="last", kind="stable").index
     hits.loc[order, "rank"] = np.arange(1, len(hits) + 1)
     for p, q, valid in (("p", "q", hits["valid"]), ("p_count", "q_count", hits["valid"])):
         hits.loc[~valid, p] = np.nan
@@ -138,27 +79,20 @@ def _tested(screened: Screened, label: str) -> dict[str, Any]:
     }
     if not plan.rows:
         return row | dict.fromkeys(("statistic", "p", "min_p", "effect", "p_count", "count_effect"), np.nan)
-    options: dict[str, Any] = {
-        "control": screened.calibrating,
-        "block": design.block,
-        "n_relabellings": screened.n_relabellings,
-        "rng": screened.seed,
-    }
-    views = [screened.adjusted(view, plan) for view in screened.views.values()]
-    joint = relabelling_test(views, plan, **options)
+    joint, views = screened.joint_test(plan)
     code = screened.views[CENTROID]
     row |= {
         "statistic": joint.statistic,
         "p": joint.p,
         "min_p": joint.smallest_p,
-        "effect": float(joint.distances[list(screened.views).index(CENTROID)]),
-        **{f"p_{name}": p for name, p in zip(screened.views, joint.p_views, strict=True)},
+        "effect": float(joint.distances[views.index(CENTROID)]),
+        **{f"p_{name}": p for name, p in zip(views, joint.p_views, strict=True)},
         "count_effect": np.nan,
         "p_count": np.nan,
         "count_share": np.nan,
     }
     if screened.counted:
-        count = relabelling_test([screened.log_count[:, None]], plan, **options)
+        count = screened.count_test(plan)
         row |= {
             "count_effect": float(shift(screened.log_count[:, None], plan)[0] / np.log(2)),
             "p_count": count.p,
@@ -204,10 +138,14 @@ def reasons_table(screened: Screened) -> pd.DataFrame:
     ``unit`` (whose SD it is: ``"replicates"``, or ``"cells"`` where replicates are too few to tell).
     """
     code, unknown = screened.views[CENTROID], np.full(screened.views[CENTROID].shape[1], np.nan)
-    code_sd = np.sqrt(np.exp(2 * screened.views[SPREAD]).mean(axis=0)) if SPREAD in screened.views else unknown
+    code_sd = (
+        np.sqrt(np.nanmean(np.exp(2 * screened.views[SPREAD]), axis=0))
+        if SPREAD in screened.views.everything
+        else unknown
+    )
     variables = screened.variables.to_numpy(), screened.variable_sd, screened.variables.columns.to_numpy()
     tables = {
-        "latent": (code, code_sd, np.arange(code.shape[1]), _TOP_LATENTS),
+        "latent": (code, code_sd, screened.views.dimensions, _TOP_LATENTS),
         "variable": (*variables, _TOP_VARIABLES),
     }
     if screened.counted:

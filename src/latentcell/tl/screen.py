@@ -18,15 +18,15 @@ from latentcell.tl.crossfit import fit_controls, refuse_seen, split_controls, tr
 from latentcell.tl.design import Design, read_design
 from latentcell.tl.embed import provenance, write_codes
 from latentcell.tl.explain import counterfactual, well_variables
-from latentcell.tl.hits import Screened, hit_table, in_words, reasons_table, verdict
-from latentcell.tl.wells import CENTROID, PerCell, gather
+from latentcell.tl.hits import hit_table, in_words, reasons_table, verdict
+from latentcell.tl.screened import Screened
+from latentcell.tl.wells import CENTROID, LATENT, PerCell, Views, count_levels, gather
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
     from latentcell.model.vae import VAE
-    from latentcell.stats.relabelling import Array
 
 logger = logging.getLogger("latentcell")
 
@@ -129,12 +129,12 @@ def screen(
         used = ~np.isin(np.arange(cells.n_obs), rows) if within else None
     found = check_design(design, calibrating, split_within=within)
     found.remarks[:0] = remarks
-    per_cell, views = gather(model.place(cells, rng=seed), design.well, images=model.modality_ == "images", used=used)
+    per_cell, views = _measured(cells, model, design, calibrating, used, seed)
     check_layout(found, design, views[CENTROID], calibrating, rng=generator)
-    if not found.reasons:
-        pose_controls(found, design, views, calibrating, n_relabellings=n_relabellings, rng=generator)
     variables, variable_sd = well_variables(cells, model, design, rng=generator)
     screened = Screened(design, views, variables, variable_sd, calibrating, found, n_relabellings, seed)
+    if not found.reasons:
+        pose_controls(screened, rng=generator)
     hits, similar = hit_table(screened)
     reasons = reasons_table(screened)
     reasons["counterfactual"] = _drawn_changes(screened, hits, reasons, cells, model, per_cell.mu)
@@ -153,7 +153,7 @@ def screen(
         "verdict": np.array(sentences, dtype=object),
         "params": {
             "group": group, "control": str(control), "replicate": replicate, "block": block or "", "dose": dose or "",
-            "n_relabellings": n_relabellings, "rng": seed, "views": np.array(list(views), dtype=object),
+            "n_relabellings": n_relabellings, "rng": seed, "views": np.array(list(views.everything), dtype=object),
             "rejection_rate": found.rate, "rejection_low": found.low, "rejection_high": found.high,
             "valid": not found.reasons, "model_sha256": model.sha256(),
         },
@@ -162,6 +162,29 @@ def screen(
         logger.info("%s", sentence)
     logger.info("added %r (adata.uns; tables %s)", keys.SCREEN, "hits, wells, calibration, reasons, similarity")
     return model
+
+
+def _measured(
+    cells: AnnData,
+    model: VAE,
+    design: Design,
+    calibrating: NDArray[np.bool_],
+    used: NDArray[np.bool_] | None,
+    seed: int,
+) -> tuple[PerCell, Views]:
+    """Place every cell once, and describe the replicates along the latent dimensions that the model uses."""
+    active = model.latent_.sort_values("dimension")["active"].to_numpy(bool)
+    n_cells = np.bincount(design.well if used is None else design.well[used], minlength=len(design.wells))
+    plans = [design.layout(label, calibrating) for label in design.labels]
+    return gather(
+        model.place(cells, rng=seed),
+        design.well,
+        images=model.modality_ == "images",
+        active=active if active.any() else None,
+        used=used,
+        levels=count_levels(n_cells, plans),
+        rng=np.random.default_rng([seed, 5]),
+    )
 
 
 def _drawn_changes(
@@ -179,7 +202,9 @@ def _drawn_changes(
         :_DRAWN_CELLS
     ]
     plans = [design.layout(label, screened.calibrating) for label in labels]
-    moves = np.array([shift(screened.views[CENTROID], plan) for plan in plans])
+    moves = np.zeros((len(plans), codes.shape[1]))
+    for move, plan in zip(moves, plans, strict=True):
+        move[screened.views.dimensions] = shift(screened.views[CENTROID], plan)
     drawn = counterfactual(cells, model, codes, np.sort(controls), moves).set_axis(labels) if labels else pd.DataFrame()
     return np.array([
         drawn.loc[label, name] / sd if kind == "variable" and label in drawn.index else np.nan
@@ -223,7 +248,7 @@ def _write_cells(cells: AnnData, per_cell: PerCell, typical: NDArray[np.float32]
 
 
 def _well_table(
-    design: Design, views: Mapping[str, Array], trained: NDArray[np.bool_], calibrating: NDArray[np.bool_]
+    design: Design, views: Views, trained: NDArray[np.bool_], calibrating: NDArray[np.bool_]
 ) -> pd.DataFrame:
     """Design, role and views of the replicates; of views with many columns their first 64."""
     wells = design.wells.copy()
@@ -231,7 +256,9 @@ def _well_table(
         [trained & calibrating, trained, calibrating], ["trained and compared", "trained", "calibrated"], "tested"
     )
     columns = {
-        f"{name}_{i}": values[:, i] for name, values in views.items() for i in range(min(values.shape[1], MOST_COLUMNS))
+        f"{name}_{views.dimensions[i] if name in LATENT else i}": values[:, i]
+        for name, values in views.everything.items()
+        for i in range(min(values.shape[1], MOST_COLUMNS))
     }
     return pd.concat([wells, pd.DataFrame(columns)], axis=1)
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 
 from latentcell.progress import progress_bar
-from latentcell.stats.relabelling import Array
+from latentcell.stats.relabelling import Array, Layout
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,7 +25,12 @@ MAP_SIDE = 4
 """Residuals of images are kept on a map of 4 x 4 places per channel."""
 
 CENTROID, SPREAD, RESIDUAL, ENERGY, LOG_VAR = "centroid", "spread", "residual", "residual_energy", "log_var"
-VIEWS = (CENTROID, SPREAD, RESIDUAL, ENERGY, LOG_VAR)
+
+LATENT = (CENTROID, SPREAD, LOG_VAR)
+"""Views with a column per latent dimension in use."""
+
+_AS_MANY = 0.8  # of the controls' cells: with fewer, a replicate is noisier than they are
+_LOWEST = 1e-12  # of a variance or energy before its log is taken
 
 
 @dataclass(frozen=True)
@@ -47,9 +54,99 @@ class PerCell:
     residual_energy: NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Views:
+    """Descriptions of the replicates, of all their cells and of as many cells as smaller replicates have.
+
+    Attributes
+    ----------
+    n_cells
+        Cells that count in each replicate, ``(n_wells,)``.
+    dimensions
+        Latent dimensions behind the columns of ``centroid``, ``spread`` and ``log_var``.
+    levels
+        Cells per replicate at most, ascending; the last takes all.
+    by_level
+        For every level the views by name, each ``(n_wells, p)``: ``centroid`` (mean code), ``spread`` (log SD of the
+        codes; NaN for a single cell), ``residual`` (mean residual of every variable, or channel and place),
+        ``residual_energy`` (log of its mean square by variable; of images mean log energy by channel and octave of
+        detail), ``log_var`` (mean log posterior variance).
+    """
+
+    n_cells: NDArray[np.intp]
+    dimensions: NDArray[np.intp]
+    levels: tuple[int, ...]
+    by_level: tuple[Mapping[str, Array], ...]
+
+    def __getitem__(self, name: str) -> Array:
+        """View `name` of all cells, ``(n_wells, p)``."""
+        return self.by_level[-1][name]
+
+    @property
+    def everything(self) -> Mapping[str, Array]:
+        """Views of all cells."""
+        return self.by_level[-1]
+
+    def matched(self, design: Layout) -> dict[str, Array]:
+        """Views in which no replicate of a group is noisier than its controls just because it has fewer cells.
+
+        In blocks where the group has fewer cells than controls have, controls are described by as many, so that a
+        drop in cell number alone is no effect. Views that are not known of all replicates are left out.
+        """
+        level = np.full(len(self.n_cells), len(self.levels) - 1)
+        for rows, m in zip(design.rows, design.n_treated, strict=True):
+            fewest = needed(self.n_cells, rows, m)
+            if fewest is not None:
+                level[rows] = max(0, int(np.searchsorted(self.levels, fewest, side="right")) - 1)
+        rows = np.concatenate(design.rows)
+        views = {}
+        for name, values in self.everything.items():
+            if (level == len(self.levels) - 1).all():
+                chosen = values
+            else:
+                chosen = values.copy()
+                for i in np.unique(level):
+                    chosen[level == i] = self.by_level[i][name][level == i]
+            if np.isfinite(chosen[rows]).all():
+                views[name] = chosen
+        return views
+
+
+def needed(n_cells: NDArray[np.intp], rows: NDArray[np.intp], n_treated: int) -> int | None:
+    """Fewest cells among treated replicates of a block, where those are fewer than its controls have; else None."""
+    fewest = int(n_cells[rows[:n_treated]].min())
+    return fewest if fewest < _AS_MANY * np.median(n_cells[rows[n_treated:]]) else None
+
+
+def count_levels(n_cells: NDArray[np.intp], layouts: Iterable[Layout]) -> tuple[int, ...]:
+    """Numbers of cells at which replicates need to be described: steps of 1, 1.5, 2, 3, 4, 6, ... that occur, and all.
+
+    Parameters
+    ----------
+    n_cells
+        Cells of each replicate, ``(n_wells,)``.
+    layouts
+        Of all groups to be tested.
+    """
+    most = int(n_cells.max())
+    steps = np.unique([step for k in range(most.bit_length()) for step in (2**k, 3 * 2**k)])
+    found = (
+        needed(n_cells, rows, m) for design in layouts for rows, m in zip(design.rows, design.n_treated, strict=True)
+    )
+    fewer = {int(steps[np.searchsorted(steps, fewest, side="right") - 1]) for fewest in found if fewest is not None}
+    return (*sorted(fewer - {most}), most)
+
+
 def gather(
-    blocks: Iterable[Placed], well: NDArray[np.intp], *, images: bool, used: NDArray[np.bool_] | None = None
-) -> tuple[PerCell, dict[str, Array]]:
+    blocks: Iterable[Placed],
+    well: NDArray[np.intp],
+    *,
+    images: bool,
+    active: NDArray[np.bool_] | None = None,
+    used: NDArray[np.bool_] | None = None,
+    levels: Sequence[int] = (),
+    rng: np.random.Generator | None = None,
+) -> tuple[PerCell, Views]:
     """Collect codes per cell and views per replicate from one pass over the cells.
 
     Parameters
@@ -60,42 +157,31 @@ def gather(
         Replicate of each cell, ``(n,)``, from 0 without gaps.
     images
         Whether residuals are images.
+    active
+        Latent dimensions that the model uses, ``(d,)``; the others say nothing and stay out of the views. By default
+        all.
     used
         Which cells count for their replicate, ``(n,)``; by default all.
-
-    Returns
-    -------
-    Per-cell results, and the views of the replicates ``(n_wells, p)``: ``centroid`` (mean code), ``spread`` (log SD of
-    the codes; left out where a replicate has a single cell), ``residual`` (mean residual of every variable, or channel
-    and place), ``residual_energy`` (log of its mean square, so that simpler and more complex than control both show)
-    and ``log_var`` (mean log posterior variance).
+    levels
+        As from `count_levels`; by default all cells only.
+    rng
+        Chooses which cells of a replicate stand for it at lower levels.
     """
     n, n_wells = len(well), int(well.max()) + 1
-    weights = np.ones(n) if used is None else used.astype(np.float64)
-    n_cells = np.bincount(well, weights=weights, minlength=n_wells).astype(np.float64)
+    used = np.ones(n, dtype=bool) if used is None else used
+    n_cells = np.bincount(well[used], minlength=n_wells)
+    levels = tuple(levels) or (max(1, int(n_cells.max())),)
+    ring = _rings(well, used, levels, rng)
     kept: dict[str, NDArray[np.float32]] = {}
     sums: dict[str, Array] = {}
     with progress_bar("place", n) as advance:
         done = 0
         for block in blocks:
-            signed, energy = pooled(block.residual) if images else (block.residual, np.square(block.residual))
-            mine = {
-                "mu": block.mu,
-                "var": block.var,
-                "log_px": block.log_px,
-                "kl": block.kl,
-                "residual_energy": energy if images else energy.mean(axis=1, keepdims=True),
-            }
-            summed = {
-                "mu": block.mu,
-                "square": np.square(block.mu, dtype=np.float64),
-                "log_var": np.log(block.var),
-                RESIDUAL: signed,
-                ENERGY: energy,
-            }
+            mine, summed = _described(block, images, active)
+            counted = used[block.rows]
+            place = (ring * n_wells + well)[block.rows][counted]
             member = sp.csr_matrix(
-                (weights[block.rows], (well[block.rows], np.arange(len(block.rows)))),
-                shape=(n_wells, len(block.rows)),
+                (np.ones(len(place)), (place, np.flatnonzero(counted))), (len(levels) * n_wells, len(block.rows))
             )
             for name, values in mine.items():
                 kept.setdefault(name, np.empty((n, *values.shape[1:]), np.float32))[block.rows] = values
@@ -103,20 +189,63 @@ def gather(
                 sums[name] = sums.get(name, 0.0) + member @ values.astype(np.float64, copy=False)
             done += len(block.rows)
             advance(done, "cells")
-    means = {name: total / n_cells[:, None] for name, total in sums.items()}
-    return PerCell(**kept), _views(means, n_cells)
+    totals = {name: total.reshape(len(levels), n_wells, -1).cumsum(axis=0) for name, total in sums.items()}
+    by_level = []
+    for i, level in enumerate(levels):
+        number = np.minimum(n_cells, level)
+        by_level.append(_views({name: total[i] / number[:, None] for name, total in totals.items()}, number, images))
+    dimensions = np.arange(kept["mu"].shape[1]) if active is None else np.flatnonzero(active)
+    return PerCell(**kept), Views(n_cells, dimensions, levels, tuple(by_level))
 
 
-def _views(means: dict[str, Array], n_cells: Array) -> dict[str, Array]:
-    views = {CENTROID: means["mu"]}
-    if n_cells.min() > 1:
-        factor = (n_cells / np.maximum(n_cells - 1, 1))[:, None]
-        variance = (means["square"] - means["mu"] ** 2) * factor
-        # identical cells have no spread to take the log of
-        views[SPREAD] = 0.5 * np.log(np.maximum(variance, 1e-12))
-    views[RESIDUAL] = means[RESIDUAL]
-    views[ENERGY] = np.log(np.maximum(means[ENERGY], 1e-12))
-    views[LOG_VAR] = means["log_var"]
+def _rings(
+    well: NDArray[np.intp], used: NDArray[np.bool_], levels: Sequence[int], rng: np.random.Generator | None
+) -> NDArray[np.intp]:
+    """Lowest level that each cell counts for, cells of a replicate in random order, ``(n,)``."""
+    if len(levels) == 1:
+        return np.zeros(len(well), dtype=np.intp)
+    order = np.random.default_rng(rng).permutation(np.flatnonzero(used))
+    rank = np.zeros(len(well), dtype=np.intp)
+    rank[order] = pd.Series(order).groupby(well[order]).cumcount().to_numpy()
+    return np.searchsorted(levels, rank + 1)
+
+
+def _described(
+    block: Placed, images: bool, active: NDArray[np.bool_] | None
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.floating]]]:
+    """What is kept of every cell of a block, and what is summed over the cells of a replicate."""
+    signed, energy = pooled(block.residual) if images else (block.residual, np.square(block.residual))
+    mine = {
+        "mu": block.mu,
+        "var": block.var,
+        "log_px": block.log_px,
+        "kl": block.kl,
+        "residual_energy": energy if images else energy.mean(axis=1, keepdims=True),
+    }
+    mu, var = (each if active is None else each[:, active] for each in (block.mu, block.var))
+    summed = {
+        "mu": mu,
+        "square": np.square(mu, dtype=np.float64),
+        "log_var": np.log(var),
+        RESIDUAL: signed,
+        # logs of single cells, so that a few mitotic or dead ones do not drown what all others do
+        ENERGY: np.log(np.maximum(octaves(block.residual), _LOWEST)) if images else energy,
+    }
+    return mine, summed
+
+
+def _views(means: dict[str, Array], n_cells: NDArray[np.intp], images: bool) -> dict[str, Array]:
+    factor = np.where(n_cells > 1, n_cells / np.maximum(n_cells - 1, 1), np.nan)[:, None]
+    variance = (means["square"] - means["mu"] ** 2) * factor
+    views = {
+        CENTROID: means["mu"],
+        SPREAD: 0.5 * np.log(np.maximum(variance, _LOWEST)),
+        RESIDUAL: means[RESIDUAL],
+        ENERGY: means[ENERGY] if images else np.log(np.maximum(means[ENERGY], _LOWEST)),
+        LOG_VAR: means["log_var"],
+    }
+    if not (n_cells > 1).any():
+        del views[SPREAD]
     return views
 
 
@@ -128,3 +257,21 @@ def pooled(residual: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[
     by_channel = (each.view(n, channels, -1, MAP_SIDE**2).mean(2).flatten(1).numpy() for each in (signed, square))
     first, second = by_channel
     return first, second
+
+
+def octaves(residual: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean square of image residuals by channel and octave of detail, finest first, ``(n, C * octaves)``.
+
+    An octave is what averaging 2 x 2 pixels takes away, again and again until fewer than 3 would be left (the Haar
+    decomposition; its energies add up to the mean square where sides halve evenly). Smoother cells lose the fine
+    octaves, rougher ones gain them, whatever happens to the rest.
+    """
+    n, channels = residual.shape[:2]
+    x = torch.from_numpy(residual).reshape(n, -1, *residual.shape[-2:])
+    energies = [x.square().mean((-1, -2))]
+    while min(x.shape[-2:]) >= 6:
+        x = F.avg_pool2d(x, 2)
+        energies.append(x.square().mean((-1, -2)))
+    bands = [a - b for a, b in itertools.pairwise(energies)] + [energies[-1]]
+    stacked = torch.stack([band.view(n, channels, -1).mean(-1) for band in bands], -1)
+    return np.asarray(stacked.flatten(1).clamp_min(0).numpy())
