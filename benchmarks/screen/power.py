@@ -3,10 +3,11 @@
     python -m benchmarks.screen.power [profiles] [counts] [images]
 
 3 plates x 32 control wells, 40 cells per well, well noise of 0.2 SD, half of the controls train the VAE, 16 per plate
-calibrate. 220 perturbations that act (11 kinds at 0.5 and 1 SD of cells) and 110 that do not. Every recipe gets the
+calibrate. 220 perturbations that act (11 kinds at 0.5, 1 and 2 SD of cells) and 110 that do not. Every recipe gets the
 same replicates: the relabelling test the five views that a screen tests, and its mean codes alone; the others the mean
-codes, as they are used; and the mean reconstruction error, one-sided, as an anomaly detector has it. Groups are ordered
-by p, then statistic; a group is found when it comes before the fifth percentile of the nulls.
+codes, as they are used; mAP also as copairs computes it, where that is installed; and the mean reconstruction error,
+one-sided, as an anomaly detector has it. Groups are ordered by p, then statistic; a group is found when it comes before
+the fifth percentile of the nulls.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ SIMPLER = ("dimmer", "smoother", "fewer_puncta", "smaller")
 def replicates(modality: str, seed: int):
     """Views of all wells under a control-trained model, and what each well is."""
     cells = lc.cells.simulate.screen(
-        modality=modality, n_plates=3, n_control_wells=32, n_perturbations=330, cells_per_well=40, strengths=(0.5, 1.0),
+        modality=modality, n_plates=3, n_control_wells=32, n_perturbations=330, cells_per_well=40, strengths=(0.5, 1.0, 2.0),
         position_effect=0.0, well_noise=0.2, size=48, rng=seed,
     )  # fmt: skip
     design = read_design(cells, group="perturbation", control="control", replicate="well", block="plate")

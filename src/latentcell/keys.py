@@ -13,7 +13,7 @@
 ``uns["arithmetic"]``       expression and terms behind decoded cells
 ``uns["screen"]``           tables, verdict and parameters of the last screen
 ``obsm["screen_residual"]`` mean squared residual per cell, ``(n, k)`` float32 (``obs``: ``screen_log_var``,
-                            ``screen_typicality``)
+                            ``screen_typicality``, ``screen_label``, ``screen_role``)
 ``obsm["sampled"]``         of decoded images, ``layers["sampled"]`` of others: one draw with noise
 ``layers["moved"]``         of predicted counts and profiles: measurements moved without the decoder
 ==========================  =====================================================================

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from latentcell import keys
-from latentcell.cells.levels import times
 from latentcell.errors import InputError, listed
 from latentcell.pl._images import Display, channel_key, draw_tiles, projected, scale_bar
 from latentcell.pl._style import ACCENT, INK, MUTED, SMALL, filled, new_figure, note, shortened, styled
 from latentcell.pl.screen import screened
+from latentcell.tl.explain import most_typical
 from latentcell.tl.wells import MAP_SIDE
 
 if TYPE_CHECKING:
@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 _TILE = 0.95  # inches
 _ROWS = ("control cells", "controls, decoded", "controls + shift", "cells of the group")
 _NOTE = (
-    "Controls and the cells of the group come from the same blocks; those of the group are the nearest to the mean "
-    "of the "
-    "shifted codes. Third row: the controls above with the group's mean shift added to their codes, decoded by a "
+    "Controls and the cells of the group come from the same blocks; those of the group are the nearest to its mean "
+    "code. Third row: the controls above with the group's mean shift added to their codes, decoded by a "
     "model that "
     "has seen controls only. Maps: mean squared residual of the group over that of controls, log2, by place."
 )
@@ -85,20 +84,14 @@ def contact_sheet(
 
 def find_members(cells: AnnData, result: dict[str, Any], label: str) -> Members:
     """Cells of a label and control cells to hold against them."""
-    params, hit = result["params"], result["hits"].set_index("label").loc[label]
-    group = cells.obs[params["group"]].astype(str).to_numpy()
-    treated = group == str(hit["group"])
-    if params["dose"]:
-        treated &= times(cells, params["dose"]) == hit["dose"]
-    control = group == str(params["control"])
-    if params["block"]:
-        block = cells.obs[params["block"]].astype(str).to_numpy()
-        shared = control & np.isin(block, block[treated])
+    labels, roles = (cells.obs[f"{keys.SCREEN}_{name}"].to_numpy(object) for name in ("label", "role"))
+    treated, control = labels == label, roles != "tested"
+    if block := result["params"]["block"]:
+        names = cells.obs[block].astype(str).to_numpy()
+        shared = control & np.isin(names, names[treated])
         control = shared if shared.any() else control
-    wells = result["wells"]
-    fresh = wells.loc[wells["role"] == "calibrated", "replicate"].astype(str)
-    unseen = control & cells.obs[params["replicate"]].astype(str).isin(fresh).to_numpy()
-    return Members(np.flatnonzero(treated), np.flatnonzero(unseen if unseen.any() else control))
+    fresh = control & (roles == "calibrated")
+    return Members(np.flatnonzero(treated), np.flatnonzero(fresh if fresh.any() else control))
 
 
 def _pictures(
@@ -107,9 +100,7 @@ def _pictures(
     codes = np.asarray(cells.obsm[keys.VAE])
     move = codes[members.treated].mean(axis=0) - codes[members.control].mean(axis=0)
     shown = np.sort(rng.choice(members.control, min(n, len(members.control)), replace=False))
-    typical = codes[members.control].mean(axis=0) + move
-    order = np.argsort(np.linalg.norm(codes[members.treated] - typical, axis=1), kind="stable")
-    nearest = members.treated[order[: len(shown)]]
+    nearest = most_typical(codes, members.treated, len(shown))
     batch = {"batch": cells.obs[model.batch_key].to_numpy()[shown]} if model.batch_key else {}
     rows = [
         model.measurements(cells, shown), model.decode(codes[shown], **batch),

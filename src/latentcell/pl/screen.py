@@ -21,10 +21,9 @@ if TYPE_CHECKING:
 _WIDTH, _HEIGHT = 10.5, 8.4
 _NAMED = 8
 _NOTE = (
-    "Effect: distance of the mean latent code of a group from the controls of its blocks, in SD of replicates; noise "
-    "alone "
-    "gives more than 0. Filled: false discovery rate at most 0.05. Ranks follow p, then effect. Cell counts are "
-    "tested by "
+    "Deviation: -log10 of the harmonic mean p of all views, extrapolated beyond what the design can give; ranks follow "
+    "p, then deviation. Effect: distance of the mean latent code of a group from the controls of its blocks, in SD of "
+    "replicates; noise alone gives more than 0. Filled: false discovery rate at most 0.05. Cell counts are tested by "
     "themselves and are no part of p."
 )
 
@@ -33,8 +32,9 @@ _NOTE = (
 def screen(cells: AnnData) -> Figure:
     """Draw the hits of a screen, its p-values against their calibration, and cell counts.
 
-    Four panels: effect by rank; p by effect, with the smallest p of the design and the false discovery rate; quantiles
-    of the p of groups, and of controls posing as perturbations, against uniform ones; effect by change of cell count.
+    Four panels: deviation by rank; p by effect, with the smallest p of the design and the false discovery rate;
+    quantiles of the p of groups, and of controls posing as perturbations, against uniform ones; effect by change of
+    cell count.
     Where p-values do not hold, the reason stands in their place.
 
     Parameters
@@ -81,22 +81,21 @@ def screened(cells: AnnData) -> dict[str, Any]:
 
 
 def _ranks(ax: Axes, hits: pd.DataFrame, called: np.ndarray[Any, Any]) -> None:
-    known = hits["effect"].notna().to_numpy()
-    x, y = hits["rank"].to_numpy(float), hits["effect"].to_numpy(float)
+    known = hits["statistic"].notna().to_numpy()
+    x, y = hits["rank"].to_numpy(float), hits["statistic"].to_numpy(float)
     _dots(ax, x[known], y[known], called[known])
     top = y[known].max(initial=1.0)
     shown = hits[known].head(_NAMED)
     last = x.max(initial=1.0)
     # names stand in a column behind the last rank, tied to their dots by thin lines, so that they never overlap
     places = top * (1.03 - 0.085 * np.arange(len(shown)))
-    for place, rank, effect, label in zip(places, shown["rank"], shown["effect"], shown["label"], strict=True):
+    for place, rank, value, label in zip(places, shown["rank"], shown["statistic"], shown["label"], strict=True):
         ax.annotate(
-            shortened(str(label), 24), (rank, effect), (1.07 * last + 0.5, place), fontsize=SMALL, va="center",
+            shortened(str(label), 24), (rank, value), (1.07 * last + 0.5, place), fontsize=SMALL, va="center",
             arrowprops={"arrowstyle": "-", "color": PALE, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 3}, zorder=1,
         )  # fmt: skip
-    ax.set(xlabel="rank", ylabel="effect (SD of replicates)", xlim=(0, 1.55 * last + 1), ylim=(0, top * 1.1))
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    ax.set_xticks([tick for tick in ax.get_xticks() if 0 < tick <= last])
+    ax.set(xlabel="rank", ylabel="deviation", xlim=(0, 1.55 * last + 1), ylim=(0, top * 1.1))
+    ax.set_xticks([tick for tick in MaxNLocator(5, integer=True).tick_values(0, last) if 0 < tick <= last])
     ax.set_title(f"{len(hits)} groups, {int(called.sum())} called" if hits["p"].notna().any() else "Ranked only")
 
 

@@ -186,6 +186,12 @@ def dose_trend(
     return float(rho[0]), share_as_extreme(np.abs(rho))
 
 
+def most_typical(codes: NDArray[np.floating], rows: NDArray[np.intp], n: int) -> NDArray[np.intp]:
+    """Those `n` of the cells `rows` whose codes lie nearest to their mean, nearest first."""
+    apart = np.linalg.norm(codes[rows] - codes[rows].mean(axis=0), axis=1)
+    return rows[np.argsort(apart, kind="stable")[:n]]
+
+
 def counterfactual(
     cells: AnnData, model: VAE, codes: NDArray[np.float32], rows: NDArray[np.intp], moves: Array
 ) -> pd.DataFrame:

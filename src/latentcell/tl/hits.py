@@ -10,9 +10,9 @@ from scipy.stats import false_discovery_control
 
 from latentcell.errors import listed
 from latentcell.progress import progress_bar
-from latentcell.stats.relabelling import Array, shift
+from latentcell.stats.relabelling import shift
 from latentcell.tl.explain import count_share, dose_trend, effects, group_profiles, similarity
-from latentcell.tl.wells import CENTROID, RESIDUAL, SPREAD
+from latentcell.tl.wells import CENTROID, ENERGY, RESIDUAL, SPREAD
 
 if TYPE_CHECKING:
     from latentcell.tl.calibrate import Validity
@@ -22,6 +22,7 @@ FDR = 0.05
 _N_NEAREST, _FEWEST_DOSES = 3, 3
 _TOP_LATENTS, _TOP_VARIABLES = 5, 20
 _MOSTLY_COUNT = 0.5
+_NO_VIEW = ("p_count", "p_dose_trend")
 
 
 def hit_table(screened: Screened) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -31,11 +32,12 @@ def hit_table(screened: Screened) -> tuple[pd.DataFrame, pd.DataFrame]:
     -------
     hits
         A row per label, best first: ``label``, ``group``, ``dose``, ``n_wells``, ``n_blocks``, ``n_cells``,
-        ``statistic`` (see `Relabelled`), ``p``, ``q`` (Benjamini-Hochberg), ``min_p`` (smallest that the design can
-        give), ``valid`` (False: p and q are left out), ``rank``, ``effect`` (distance of the mean code from controls in
-        SD of replicates), ``p_<view>`` (each view by itself, uncorrected), ``count_effect`` (log2 of cells per
-        replicate against controls), ``p_count``, ``q_count``, ``count_share`` (share of the effect that cell count
-        alone explains), ``dose_trend`` (Spearman) and ``p_dose_trend``, ``nearest_groups``.
+        ``statistic`` (see `latentcell.stats.relabelling.combined`), ``p``, ``q`` (Benjamini-Hochberg), ``min_p``
+        (smallest that the design can give), ``valid`` (False: p and q are left out), ``rank`` (by p, then statistic),
+        ``effect`` (distance of the mean code from controls in SD of replicates), ``p_<view>`` (each view by itself,
+        uncorrected), ``count_effect`` (log2 of cells per replicate against controls), ``p_count``, ``q_count``,
+        ``count_share`` (share of the effect that cell count alone explains), ``dose_trend`` (Spearman) and
+        ``p_dose_trend``, ``nearest_groups`` with their cosine.
     similarity
         Cosine between the sphered shifts of all labels.
     """
@@ -46,7 +48,8 @@ def hit_table(screened: Screened) -> tuple[pd.DataFrame, pd.DataFrame]:
             rows.append(_tested(screened, label))
             advance(i + 1, "groups")
     hits = pd.DataFrame(rows)
-    profiles = group_profiles(_profile_views(screened), screened.design, screened.calibrating, labels)
+    described = [screened.views[name] for name in (CENTROID, RESIDUAL, ENERGY)]
+    profiles = group_profiles(described, screened.design, screened.calibrating, labels)
     similar = pd.DataFrame(similarity(profiles), index=labels, columns=labels)
     hits["nearest_groups"] = [_nearest(similar, label) for label in labels]
     hits = hits.merge(_trends(screened), on="group", how="left")
@@ -99,10 +102,6 @@ def _tested(screened: Screened, label: str) -> dict[str, Any]:
             "count_share": count_share(code, screened.log_count, plan, screened.other_controls(plan)),
         }
     return row
-
-
-def _profile_views(screened: Screened) -> list[Array]:
-    return [screened.views[name] for name in (CENTROID, RESIDUAL)]
 
 
 def _nearest(similar: pd.DataFrame, label: str) -> str:
@@ -172,9 +171,13 @@ def reasons_table(screened: Screened) -> pd.DataFrame:
 def in_words(hits: pd.DataFrame, reasons: pd.DataFrame, validity: Validity) -> list[str]:
     """Why each label is called or not, a sentence per row of `hits`."""
     by_label = dict(iter(reasons[reasons["effect"].notna()].groupby("label")))
+    views = [name for name in hits if str(name).startswith("p_") and name not in _NO_VIEW]
     sentences = []
-    for label, share in zip(hits["label"], hits["count_share"], strict=True):
+    for label, share, p_views in zip(hits["label"], hits["count_share"], hits[views].to_numpy(float), strict=True):
         words = [f"no p-value: {validity.by_label[label]}"] if label in validity.by_label else []
+        seen = [str(name).removeprefix("p_") for name, p in zip(views, p_views, strict=True) if p <= FDR]
+        if seen and CENTROID not in seen:
+            words.append(f"mean code unmoved, seen in {' and '.join(seen)}")
         if label in by_label:
             moved = by_label[label]
             for kind, prefix, most in (("variable", "", 3), ("latent", "latent ", 2)):

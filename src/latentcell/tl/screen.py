@@ -17,7 +17,7 @@ from latentcell.tl.calibrate import check_design, check_layout, pose_controls
 from latentcell.tl.crossfit import fit_controls, refuse_seen, split_controls, training_cells
 from latentcell.tl.design import Design, read_design
 from latentcell.tl.embed import provenance, write_codes
-from latentcell.tl.explain import counterfactual, well_variables
+from latentcell.tl.explain import counterfactual, most_typical, well_variables
 from latentcell.tl.hits import hit_table, in_words, reasons_table, verdict
 from latentcell.tl.screened import Screened
 from latentcell.tl.wells import CENTROID, LATENT, PerCell, Views, count_levels, gather
@@ -36,6 +36,7 @@ OUTLYING = 0.05
 MOST_COLUMNS = 64
 """Columns of each view that the table of wells shows; all are tested."""
 
+_NEAREST_CELLS = 3
 _MOST_DRAWN, _DRAWN_CELLS = 20, 100  # best groups with a counterfactual, and control cells behind it
 
 
@@ -56,10 +57,11 @@ def screen(
 ) -> VAE:
     """Say which perturbations leave the control distribution, with p-values whose unit is the replicate.
 
-    A model of control cells places every cell. Per replicate (well, donor, embryo) it gives five views: mean code
-    (``centroid``), its spread, what the model leaves over (``residual``, and ``residual_energy`` by variable or place),
-    and posterior variance. Jointly they are tested by exact relabelling within blocks
-    (`latentcell.stats.relabelling`); Benjamini-Hochberg over all that is tested. Cell number has a test of its own.
+    A model of control cells places every cell. Per replicate (well, donor, embryo) it gives five views
+    (`latentcell.tl.wells.Views`): mean code (``centroid``), its ``spread``, what the model leaves over (``residual``,
+    and ``residual_energy`` by variable or octave of detail), and posterior variance (``log_var``). Jointly they are
+    tested by exact relabelling within blocks (`latentcell.stats.relabelling`), controls described by as many cells as
+    the group has where it has fewer; Benjamini-Hochberg over all that is tested. Cell number has a test of its own.
     Controls that trained the model never calibrate it. Where the design or the layout cannot support p-values, they are
     left out, the reason is given, and groups are ranked only.
 
@@ -67,10 +69,13 @@ def screen(
     mapping confidence, the width of the code and no hit score), ``obs["screen_typicality"]`` (two-sided p of the cell's
     ELBO among control cells that calibrate: small for cells less or *more* likely than controls) and
     ``obsm["screen_residual"]`` (mean squared residual in the model's scale; of images on 4 x 4 places per channel, else
-    one column), all float32. ``uns["screen"]`` holds DataFrames: ``hits`` (a row per group and dose; see
-    `latentcell.tl.hits.hit_table`), ``wells`` (design, role and views of each replicate), ``calibration`` (controls
-    posing as perturbations), ``reasons`` (what moved, with intervals), ``similarity`` (cosine of the groups' sphered
-    shifts), and ``verdict`` (sentences), ``params``.
+    one column), all float32; ``obs["screen_label"]`` (group and dose) and ``obs["screen_role"]`` (trained, calibrated,
+    tested), categorical. ``uns["screen"]`` holds DataFrames: ``hits`` (a row per group and dose; see
+    `latentcell.tl.hits.hit_table`, and ``outlier_share`` of its cells with a typicality of at most 0.05,
+    ``nearest_cells`` to its mean code, ``why``), ``wells`` (design, role and views of each replicate), ``calibration``
+    (controls posing as perturbations), ``reasons`` (what moved, with intervals; see `latentcell.tl.hits.reasons_table`,
+    and ``counterfactual``, the effect that control cells decoded with the group's shift show), ``similarity`` (cosine
+    of the groups' sphered shifts), and ``verdict`` (sentences), ``params``.
 
     Parameters
     ----------
@@ -139,14 +144,21 @@ def screen(
     reasons = reasons_table(screened)
     reasons["counterfactual"] = _drawn_changes(screened, hits, reasons, cells, model, per_cell.mu)
     typical = typicality(per_cell.log_px - per_cell.kl, calibrating[design.well] & (True if used is None else used))
-    outlying = pd.Series(typical <= OUTLYING).groupby(design.wells["label"].to_numpy()[design.well]).mean()
-    hits["outlier_share"] = outlying.reindex(hits["label"]).to_numpy()
+    label = design.wells["label"].to_numpy(object)[design.well]
+    members = pd.Series(np.arange(cells.n_obs)).groupby(label).apply(np.asarray)
+    hits["outlier_share"] = [float(np.mean(typical[members[each]] <= OUTLYING)) for each in hits["label"]]
+    hits["nearest_cells"] = [
+        ", ".join(cells.obs_names[most_typical(per_cell.mu, members[each], _NEAREST_CELLS)]) for each in hits["label"]
+    ]
     hits["why"] = in_words(hits, reasons, found)
+    wells = _well_table(design, views, trained, calibrating)
     _write_cells(cells, per_cell, typical, model, seed)
+    for name in ("label", "role"):
+        cells.obs[f"{keys.SCREEN}_{name}"] = pd.Categorical(wells[name].to_numpy(object)[design.well])
     sentences = verdict(screened, hits)
     cells.uns[keys.SCREEN] = {
         "hits": hits,
-        "wells": _well_table(design, views, trained, calibrating),
+        "wells": wells,
         "calibration": found.calibration,
         "reasons": reasons,
         "similarity": similar,
