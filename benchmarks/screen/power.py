@@ -24,7 +24,7 @@ from latentcell.stats.hit_calling import hit_p_values
 from latentcell.stats.relabelling import layout, relabelling_test
 from latentcell.tl.crossfit import fit_controls, split_controls, training_cells
 from latentcell.tl.design import read_design
-from latentcell.tl.wells import CENTROID, ENERGY, gather
+from latentcell.tl.wells import CENTROID, describe
 
 SEEDS = {"profiles": (0, 1, 2), "counts": (0, 1, 2), "images": (0, 1)}
 OTHERS = ("mahalanobis", "mp_value", "energy", "conformal", "map")
@@ -32,28 +32,29 @@ SIMPLER = ("dimmer", "smoother", "fewer_puncta", "smaller")
 
 
 def replicates(modality: str, seed: int):
-    """Views of all wells under a control-trained model, and what each well is."""
+    """What each well is, its views under a control-trained model, its reconstruction error, and the truth."""
     cells = lc.cells.simulate.screen(
-        modality=modality, n_plates=3, n_control_wells=32, n_perturbations=330, cells_per_well=40, strengths=(0.5, 1.0, 2.0),
-        position_effect=0.0, well_noise=0.2, size=48, rng=seed,
+        modality=modality, n_plates=3, n_control_wells=32, n_perturbations=330, cells_per_well=40,
+        strengths=(0.5, 1.0, 2.0), position_effect=0.0, well_noise=0.2, size=48, rng=seed,
     )  # fmt: skip
     design = read_design(cells, group="perturbation", control="control", replicate="well", block="plate")
     rng = np.random.default_rng(seed)
     train, calibrating, _ = split_controls(design, rng=rng)
     rows = training_cells(design, train, within=False, rng=rng)
     model = fit_controls(cells, lc.VAE(16 if modality != "profiles" else 15), rows, fit={}, seed=seed)
-    _, views = gather(model.place(cells), design.well, images=modality == "images")
-    table = cells.uns["simulation"]["perturbations"]
-    return design, calibrating, views, table
+    per_cell, views = describe(cells, model, design, calibrating, seed=seed)
+    error = pd.Series(per_cell.residual_energy.mean(axis=1)).groupby(design.well).mean().to_numpy()
+    return design, calibrating, views, error, cells.uns["simulation"]["perturbations"]
 
 
-def scores(design, calibrating, views) -> pd.DataFrame:
+def scores(design, calibrating, views, error) -> pd.DataFrame:
     """One row per group and recipe: p and statistic."""
     block, rows = design.block, []
     for label in design.labels:
         plan = layout(design.of(label), calibrating, block)
         options = {"control": calibrating, "block": block, "n_relabellings": 999, "rng": 0}
-        for name, given in (("relabelling, 5 views", list(views.values())), ("relabelling, codes", [views[CENTROID]])):
+        matched = views.matched(plan)
+        for name, given in (("relabelling", list(matched.values())), ("relabelling, codes only", [matched[CENTROID]])):
             tested = relabelling_test(given, plan, **options)
             rows.append((name, label, tested.p, tested.statistic))
     kept = calibrating | ~design.control
@@ -61,22 +62,41 @@ def scores(design, calibrating, views) -> pd.DataFrame:
     for method in OTHERS:
         table = hit_p_values(method, values, label, control="control", block=block[kept], n=999, rng=0)
         rows += [(method, name, p, s) for name, s, p in zip(table.index, table["statistic"], table["p"], strict=True)]
-    energy = np.exp(views[ENERGY]).mean(axis=1)
+    table = copairs_map(values, label, block[kept])
+    rows += [("map (copairs)", *row) for row in table[["label", "p", "statistic"]].itertuples(index=False)]
     for name in design.labels:
         plan = layout(design.of(name), calibrating, block)
         excess = np.mean(
-            [energy[r[:m]].mean() - energy[r[m:]].mean() for r, m in zip(plan.rows, plan.n_treated, strict=True)]
+            [error[r[:m]].mean() - error[r[m:]].mean() for r, m in zip(plan.rows, plan.n_treated, strict=True)]
         )
         rows.append(("reconstruction error", name, 0.5, excess))
     return pd.DataFrame(rows, columns=["method", "label", "p", "statistic"])
+
+
+def copairs_map(values: np.ndarray, label: np.ndarray, block: np.ndarray) -> pd.DataFrame:
+    """p and statistic of every group by copairs, as its example of phenotypic activity does it; empty without it."""
+    try:
+        from copairs.map import average_precision, mean_average_precision
+    except ImportError:
+        return pd.DataFrame(columns=["label", "p", "statistic"])
+    control = label == "control"
+    x = values.copy()
+    for name in np.unique(block):
+        x[block == name] -= values[(block == name) & control].mean(axis=0)
+    x /= x[control].std(axis=0)
+    meta = pd.DataFrame({"label": label, "reference": np.where(control, np.arange(len(label)), -1)})
+    both = ["label", "reference"]
+    ap = average_precision(meta, x, both, [], [], both, progress_bar=False)
+    found = mean_average_precision(ap[~control], ["label"], 10_000, 0.05, 0, progress_bar=False)
+    return found.rename(columns={"p_value": "p", "mean_average_precision": "statistic"})[["label", "p", "statistic"]]
 
 
 def main() -> None:
     results = []
     for modality in sys.argv[1:] or SEEDS:
         for seed in SEEDS[modality]:
-            design, calibrating, views, table = replicates(modality, seed)
-            scored = scores(design, calibrating, views).merge(table, left_on="label", right_index=True)
+            *measured, table = replicates(modality, seed)
+            scored = scores(*measured).merge(table, left_on="label", right_index=True)
             for method, part in scored.groupby("method", sort=False):
                 order = part.sort_values(["p", "statistic"], ascending=[True, False]).reset_index(drop=True)
                 nulls = np.flatnonzero(order["is_null"])

@@ -180,10 +180,11 @@ def combined(every: Array) -> Array:
     every
         T of every relabelling and view, ``(1 + B, n_views)``.
     """
-    mean, variance = every.mean(axis=0), every.var(axis=0)
-    varies = variance > _TIES * mean**2
-    width = np.where(varies, variance, 1.0) / (9 * mean**2)  # 2 / (9 df) with df = 2 mean^2 / variance
-    z = (np.cbrt(every / mean) - 1 + width) / np.sqrt(width)
+    ratio = every / every.mean(axis=0)
+    variance = ratio.var(axis=0)
+    varies = variance > _TIES
+    width = np.where(varies, variance, 1.0) / 9  # 2 / (9 df), df = 2 / variance
+    z = (np.cbrt(ratio) - 1 + width) / np.sqrt(width)
     log_p = np.where(varies, log_ndtr(-z), 0.0)
     return np.asarray((logsumexp(-log_p, axis=1) - np.log(every.shape[1])) / np.log(10))
 

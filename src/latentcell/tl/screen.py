@@ -20,7 +20,7 @@ from latentcell.tl.embed import provenance, write_codes
 from latentcell.tl.explain import counterfactual, most_typical, well_variables
 from latentcell.tl.hits import hit_table, in_words, reasons_table, verdict
 from latentcell.tl.screened import Screened
-from latentcell.tl.wells import CENTROID, LATENT, PerCell, Views, count_levels, gather
+from latentcell.tl.wells import CENTROID, LATENT, PerCell, Views, describe
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -134,7 +134,7 @@ def screen(
         used = ~np.isin(np.arange(cells.n_obs), rows) if within else None
     found = check_design(design, calibrating, split_within=within)
     found.remarks[:0] = remarks
-    per_cell, views = _measured(cells, model, design, calibrating, used, seed)
+    per_cell, views = describe(cells, model, design, calibrating, used=used, seed=seed)
     check_layout(found, design, views[CENTROID], calibrating, rng=generator)
     variables, variable_sd = well_variables(cells, model, design, rng=generator)
     screened = Screened(design, views, variables, variable_sd, calibrating, found, n_relabellings, seed)
@@ -174,29 +174,6 @@ def screen(
         logger.info("%s", sentence)
     logger.info("added %r (adata.uns; tables %s)", keys.SCREEN, "hits, wells, calibration, reasons, similarity")
     return model
-
-
-def _measured(
-    cells: AnnData,
-    model: VAE,
-    design: Design,
-    calibrating: NDArray[np.bool_],
-    used: NDArray[np.bool_] | None,
-    seed: int,
-) -> tuple[PerCell, Views]:
-    """Place every cell once, and describe the replicates along the latent dimensions that the model uses."""
-    active = model.latent_.sort_values("dimension")["active"].to_numpy(bool)
-    n_cells = np.bincount(design.well if used is None else design.well[used], minlength=len(design.wells))
-    plans = [design.layout(label, calibrating) for label in design.labels]
-    return gather(
-        model.place(cells, rng=seed),
-        design.well,
-        images=model.modality_ == "images",
-        active=active if active.any() else None,
-        used=used,
-        levels=count_levels(n_cells, plans),
-        rng=np.random.default_rng([seed, 5]),
-    )
 
 
 def _drawn_changes(

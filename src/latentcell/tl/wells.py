@@ -17,9 +17,12 @@ from latentcell.progress import progress_bar
 from latentcell.stats.relabelling import Array, Layout
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from numpy.typing import NDArray
 
     from latentcell.model.placing import Placed
+    from latentcell.model.vae import VAE
+    from latentcell.tl.design import Design
 
 MAP_SIDE = 4
 """Residuals of images are kept on a map of 4 x 4 places per channel."""
@@ -110,6 +113,37 @@ class Views:
             if np.isfinite(chosen[rows]).all():
                 views[name] = chosen
         return views
+
+
+def describe(
+    cells: AnnData,
+    model: VAE,
+    design: Design,
+    calibrating: NDArray[np.bool_],
+    *,
+    used: NDArray[np.bool_] | None = None,
+    seed: int = 0,
+) -> tuple[PerCell, Views]:
+    """Place every cell of a screen once, and describe its replicates along the latent dimensions that the model uses.
+
+    Parameters
+    ----------
+    calibrating
+        Controls that the groups are to be held against, ``(n_wells,)``.
+    used
+        Which cells count for their replicate, ``(n,)``; by default all.
+    """
+    active = model.latent_.sort_values("dimension")["active"].to_numpy(bool)
+    n_cells = np.bincount(design.well if used is None else design.well[used], minlength=len(design.wells))
+    return gather(
+        model.place(cells, rng=seed),
+        design.well,
+        images=model.modality_ == "images",
+        active=active if active.any() else None,
+        used=used,
+        levels=count_levels(n_cells, (design.layout(label, calibrating) for label in design.labels)),
+        rng=np.random.default_rng([seed, 5]),
+    )
 
 
 def needed(n_cells: NDArray[np.intp], rows: NDArray[np.intp], n_treated: int) -> int | None:
