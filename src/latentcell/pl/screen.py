@@ -51,9 +51,9 @@ def screen(cells: AnnData) -> Figure:
     hits, params = result["hits"], result["params"]
     figure = new_figure(_WIDTH, _HEIGHT)
     (by_rank, by_p), (quantiles, by_count) = figure.subplots(2, 2)
-    called = (hits["q"] <= FDR).to_numpy()
-    _ranks(by_rank, hits, called)
-    if hits["p"].notna().any():
+    called, sure = (hits["q"] <= FDR).to_numpy(), bool(hits["p"].notna().any())
+    _ranks(by_rank, hits, called, by="statistic" if sure else "effect")
+    if sure:
         _volcano(by_p, hits, called)
     else:
         _said(by_p, "p-values", str(result["verdict"][0]))
@@ -62,7 +62,8 @@ def screen(cells: AnnData) -> Figure:
         _counts(by_count, hits, called)
     else:
         _said(by_count, "Cell counts", "Every replicate is a single row: the number of its cells is not known.")
-    figure.suptitle(filled(str(result["verdict"][0]), _WIDTH - 2.5), x=0.02, ha="left", fontsize=11)
+    title = str(result["verdict"][0]) if sure else "No p-values hold for this screen: groups are ranked by effect."
+    figure.suptitle(filled(title, _WIDTH - 2.5), x=0.02, ha="left", fontsize=11)
     note(figure, _NOTE, _WIDTH)
     return figure
 
@@ -80,23 +81,24 @@ def screened(cells: AnnData) -> dict[str, Any]:
     return dict(cells.uns[keys.SCREEN])
 
 
-def _ranks(ax: Axes, hits: pd.DataFrame, called: np.ndarray[Any, Any]) -> None:
-    known = hits["statistic"].notna().to_numpy()
-    x, y = hits["rank"].to_numpy(float), hits["statistic"].to_numpy(float)
+def _ranks(ax: Axes, hits: pd.DataFrame, called: np.ndarray[Any, Any], *, by: str) -> None:
+    known = hits[by].notna().to_numpy()
+    x, y = hits["rank"].to_numpy(float), hits[by].to_numpy(float)
     _dots(ax, x[known], y[known], called[known])
     top = y[known].max(initial=1.0)
     shown = hits[known].head(_NAMED)
     last = x.max(initial=1.0)
     # names stand in a column behind the last rank, tied to their dots by thin lines, so that they never overlap
     places = top * (1.03 - 0.085 * np.arange(len(shown)))
-    for place, rank, value, label in zip(places, shown["rank"], shown["statistic"], shown["label"], strict=True):
+    for place, rank, value, label in zip(places, shown["rank"], shown[by], shown["label"], strict=True):
         ax.annotate(
             shortened(str(label), 24), (rank, value), (1.07 * last + 0.5, place), fontsize=SMALL, va="center",
             arrowprops={"arrowstyle": "-", "color": PALE, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 3}, zorder=1,
         )  # fmt: skip
-    ax.set(xlabel="rank", ylabel="deviation", xlim=(0, 1.55 * last + 1), ylim=(0, top * 1.1))
+    unit = "deviation" if by == "statistic" else "effect (SD of replicates)"
+    ax.set(xlabel="rank", ylabel=unit, xlim=(0, 1.55 * last + 1), ylim=(0, top * 1.1))
     ax.set_xticks([tick for tick in MaxNLocator(5, integer=True).tick_values(0, last) if 0 < tick <= last])
-    ax.set_title(f"{len(hits)} groups, {int(called.sum())} called" if hits["p"].notna().any() else "Ranked only")
+    ax.set_title("Ranked only" if by == "effect" else f"{len(hits)} groups, {int(called.sum())} called")
 
 
 def _volcano(ax: Axes, hits: pd.DataFrame, called: np.ndarray[Any, Any]) -> None:

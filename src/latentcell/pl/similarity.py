@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NOTE = (
-    "Cosine between the shifts of groups from their controls (mean code and mean residual, in units in which "
+    "Cosine between the shifts of groups from their controls (mean code and residuals, in units in which "
     "controls vary "
     "evenly); the best-ranked groups, ordered by average linkage. 1: the same direction, whatever the size; 0: "
     "nothing in "

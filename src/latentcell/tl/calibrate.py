@@ -92,6 +92,13 @@ def check_design(design: Design, calibrating: NDArray[np.bool_], *, split_within
             f"{len(named)} blocks ({listed(named)}) have a single control replicate: what a plate or a well does by "
             "itself cannot be told from what a perturbation does. More control wells per plate are needed for p-values"
         )
+    if recurring := _recurring(design):
+        found.reasons.append(
+            f"replicates of the same name are in several blocks and have the same treatment in all, such as "
+            f"{recurring!r}: if they are the same donors or animals, each would count several times; leave out block, "
+            "or screen one block at a time. If they are wells, give their places (position), so that the layout can be "
+            "checked"
+        )
     for label in design.labels:
         ours = design.of(label)
         plan = design.layout(label, calibrating)
@@ -100,6 +107,16 @@ def check_design(design: Design, calibrating: NDArray[np.bool_], *, split_within
         elif ours.sum() == 1:
             found.by_label[label] = "a single replicate: a well that is odd by itself looks the same"
     return found
+
+
+def _recurring(design: Design) -> str | None:
+    """Name of a replicate in several blocks, where all such have one treatment each; None if places are known."""
+    if design.paired or design.has_positions:
+        return None
+    names = design.wells.groupby("replicate", sort=False)["label"].agg(["size", "nunique"])
+    names = names[names["size"] > 1]
+    alike = len(names) > 1 and (names["nunique"] == 1).all()
+    return str(names.index[0]) if alike else None
 
 
 def check_layout(
@@ -113,10 +130,11 @@ def check_layout(
         Mean codes of the replicates ``(n_wells, d)``.
     """
     if not design.has_positions:
-        found.remarks.append(
-            "Places of the wells were not given (position), so the layout was not checked: p-values assume that "
-            "places were drawn at random."
-        )
+        if not design.paired and not found.reasons:
+            found.remarks.append(
+                "Places on plates were not given (position), so the layout was not checked: p-values assume that "
+                "treatments were assigned to replicates at random within blocks."
+            )
         return
     places, control, block = design.wells[["row", "column"]].to_numpy(float), design.control, design.block
     if controls_apart(places, control, block, rng=rng) <= _APART:

@@ -95,7 +95,8 @@ def read_design(
     dose
         Numeric column; every dose of a group is tested by itself.
     position
-        Columns with row and column (numbers from 1), or one column with names such as B07.
+        Columns with row and column (numbers from 1), or one column with names such as B07; by default the names of the
+        replicates where all are such names.
     covariates
         Columns to account for; numbers, or names (one-hot).
 
@@ -127,6 +128,8 @@ def read_design(
     wells = cell.iloc[pd.Series(well).drop_duplicates().index].reset_index(drop=True)
     if position is not None:
         _add_positions(wells, cells, position, well)
+    elif (named := _parsed(wells["replicate"])) is not None and not paired:
+        wells["row"], wells["column"] = named
     wells["n_cells"] = np.bincount(well, minlength=len(first))
     if wells["is_control"].all():
         raise InputError(f"All cells are controls ({group!r} is {control!r}): there is no group to test.")
@@ -186,19 +189,28 @@ def _refuse_mixed(cells: AnnData, cell: pd.DataFrame, replicate: str, block: str
                 )
 
 
+def _parsed(names: pd.Series[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Row and column, from 1, of places such as B07; None where a name is none."""
+    text = names.astype(str).str.extract(r"^([A-Za-z]{1,2})0*([1-9]\d?)$")
+    if text.isna().any(axis=None):
+        return None
+    letters = [sum(26**i * (ord(c) - 64) for i, c in enumerate(reversed(each.upper()))) for each in text[0]]
+    return np.asarray(letters, np.float64), text[1].to_numpy(np.float64)
+
+
 def _add_positions(wells: pd.DataFrame, cells: AnnData, position: Sequence[str], well: NDArray[np.intp]) -> None:
     first = pd.Series(well).drop_duplicates().index
     named = [position] if isinstance(position, str) else list(position)
     if len(named) == 1:
-        text = column(cells, named[0]).astype(str).iloc[first].str.extract(r"^([A-Za-z]{1,2})0*(\d+)$")
-        if text.isna().any(axis=None):
-            example = column(cells, named[0]).astype(str).iloc[first][text.isna().any(axis=1).to_numpy()].iloc[0]
+        names = column(cells, named[0]).astype(str).iloc[first]
+        places = _parsed(names)
+        if places is None:
+            example = next(name for name in names if _parsed(pd.Series([name])) is None)
             raise InputError(
                 f"obs[{named[0]!r}] holds {example!r}, which is no place on a plate: write row letter and column "
                 "number, such as B07, or name two columns, row and column."
             )
-        letters = [sum(26**i * (ord(c) - 64) for i, c in enumerate(reversed(each.upper()))) for each in text[0]]
-        wells["row"], wells["column"] = np.asarray(letters, float), text[1].astype(float).to_numpy()
+        wells["row"], wells["column"] = places
         return
     for name, key in zip(("row", "column"), named, strict=True):
         numbers = times(cells, key)

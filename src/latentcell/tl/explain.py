@@ -141,15 +141,15 @@ def count_share(values: Array, log_count: Array, design: Layout, others: list[ND
     return float(np.clip(whole @ (whole - rest) / max(float(whole @ whole), 1e-24), 0.0, 1.0))
 
 
-def group_profiles(views: list[Array], design: Design, calibrating: NDArray[np.bool_], labels: list[str]) -> Array:
-    """Sphered shift of every label from its controls, ``(n_labels, p)``; NaN for a label without controls."""
+def group_profiles(views: list[Array], design: Design, control: NDArray[np.bool_], labels: list[str]) -> Array:
+    """Sphered shift of every label from the controls `control` ``(n_wells,)``, ``(n_labels, p)``; NaN for a label without controls."""
     values = np.concatenate(views, axis=1)
-    blocks = [np.flatnonzero(calibrating & (design.block == name)) for name in dict.fromkeys(design.block.tolist())]
+    blocks = [np.flatnonzero(control & (design.block == name)) for name in dict.fromkeys(design.block.tolist())]
     blocks = [rows for rows in blocks if len(rows) > 1]
     if blocks:
         f = sum(len(rows) - 1 for rows in blocks)
         values = sphered(values, centred(values, blocks), f)
-    plans = [design.layout(label, calibrating) for label in labels]
+    plans = [design.layout(label, control) for label in labels]
     return np.stack([shift(values, plan) if plan.rows else np.full(values.shape[1], np.nan) for plan in plans])
 
 

@@ -33,11 +33,11 @@ def hit_table(screened: Screened) -> tuple[pd.DataFrame, pd.DataFrame]:
     hits
         A row per label, best first: ``label``, ``group``, ``dose``, ``n_wells``, ``n_blocks``, ``n_cells``,
         ``statistic`` (see `latentcell.stats.relabelling.combined`), ``p``, ``q`` (Benjamini-Hochberg), ``min_p``
-        (smallest that the design can give), ``valid`` (False: p and q are left out), ``rank`` (by p, then statistic),
-        ``effect`` (distance of the mean code from controls in SD of replicates), ``p_<view>`` (each view by itself,
-        uncorrected), ``count_effect`` (log2 of cells per replicate against controls), ``p_count``, ``q_count``,
-        ``count_share`` (share of the effect that cell count alone explains), ``dose_trend`` (Spearman) and
-        ``p_dose_trend``, ``nearest_groups`` with their cosine.
+        (smallest that the design can give), ``valid`` (False: p and q are left out), ``rank`` (by p, then statistic;
+        by effect where no p holds), ``effect`` (distance of the mean code from controls in SD of replicates),
+        ``p_<view>`` (each view by itself, uncorrected), ``count_effect`` (log2 of cells per replicate against
+        controls), ``p_count``, ``q_count``, ``count_share`` (share of the effect that cell count alone explains),
+        ``dose_trend`` (Spearman) and ``p_dose_trend``, ``nearest_groups`` with their cosine.
     similarity
         Cosine between the sphered shifts of all labels.
     """
@@ -48,20 +48,27 @@ def hit_table(screened: Screened) -> tuple[pd.DataFrame, pd.DataFrame]:
             rows.append(_tested(screened, label))
             advance(i + 1, "groups")
     hits = pd.DataFrame(rows)
-    described = [screened.views[name] for name in (CENTROID, RESIDUAL, ENERGY)]
-    profiles = group_profiles(described, screened.design, screened.calibrating, labels)
+    known = screened.views.everything
+    described = [known[name] for name in (CENTROID, RESIDUAL, ENERGY) if name in known]
+    # no p-value rests on likeness, so that all controls may serve
+    profiles = group_profiles(described, screened.design, screened.design.control, labels)
     similar = pd.DataFrame(similarity(profiles), index=labels, columns=labels)
     hits["nearest_groups"] = [_nearest(similar, label) for label in labels]
     hits = hits.merge(_trends(screened), on="group", how="left")
-    order = hits.sort_values(["p", "statistic"], ascending=[True, False], na_position="last", kind="stable").index
+    by, ascending = ["p", "statistic"], [True, False]
+    if screened.validity.reasons:
+        by, ascending = ["effect"], [False]  # how far, where it cannot be said how surely
+    order = hits.sort_values(by, ascending=ascending, na_position="last", kind="stable").index
     hits.loc[order, "rank"] = np.arange(1, len(hits) + 1)
-    for p, q, valid in (("p", "q", hits["valid"]), ("p_count", "q_count", hits["valid"])):
-        hits.loc[~valid, p] = np.nan
+    unsure = [name for name in hits if str(name).split("_")[0] == "p" and name != "p_dose_trend"]
+    hits.loc[~hits["valid"], unsure] = np.nan
+    if screened.validity.reasons:
+        hits["p_dose_trend"] = np.nan
+    for p, q in (("p", "q"), ("p_count", "q_count")):
         hits[q] = np.nan
         known = hits[p].notna()
         if known.any():
             hits.loc[known, q] = false_discovery_control(hits.loc[known, p])
-    hits.loc[~hits["valid"], [name for name in hits if str(name).startswith("p_") and name != "p_dose_trend"]] = np.nan
     hits = hits.loc[order].reset_index(drop=True).astype({"rank": int})
     return hits, similar.loc[hits["label"], hits["label"]]
 
@@ -196,7 +203,7 @@ def verdict(screened: Screened, hits: pd.DataFrame) -> list[str]:
     found, tested = screened.validity, hits[hits["p"].notna()]
     words = []
     if found.reasons:
-        words.append(f"No p-values: {'; '.join(found.reasons)}. Groups are ranked by how extreme they are, no more.")
+        words.append(f"No p-values: {'; '.join(found.reasons)}. Groups are ranked by effect, no more.")
     elif len(tested):
         called = int((tested["q"] <= FDR).sum())
         words.append(

@@ -94,7 +94,8 @@ def screen(
     dose
         Numeric column: every dose is tested by itself, and trends over three or more.
     position
-        Columns of row and column on the plate (or one with names such as B07), to check the layout.
+        Columns of row and column on the plate (or one with names such as B07), to check the layout; by default the
+        names of the replicates where all are such names.
     covariates
         Columns accounted for by regression within blocks, without labels.
     n_relabellings

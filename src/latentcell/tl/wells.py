@@ -73,7 +73,8 @@ class Views:
         For every level the views by name, each ``(n_wells, p)``: ``centroid`` (mean code), ``spread`` (log SD of the
         codes; NaN for a single cell), ``residual`` (mean residual of every variable, or channel and place),
         ``residual_energy`` (log of its mean square by variable; of images mean log energy by channel and octave of
-        detail), ``log_var`` (mean log posterior variance).
+        detail), ``log_var`` (mean log posterior variance). Without ``spread`` and ``residual_energy`` where every
+        replicate is a single row.
     """
 
     n_cells: NDArray[np.intp]
@@ -278,8 +279,8 @@ def _views(means: dict[str, Array], n_cells: NDArray[np.intp], images: bool) -> 
         ENERGY: means[ENERGY] if images else np.log(np.maximum(means[ENERGY], _LOWEST)),
         LOG_VAR: means["log_var"],
     }
-    if not (n_cells > 1).any():
-        del views[SPREAD]
+    if not (n_cells > 1).any():  # of a single row per replicate neither says more than the others do
+        del views[SPREAD], views[ENERGY]
     return views
 
 
