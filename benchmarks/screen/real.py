@@ -14,10 +14,10 @@ from benchmarks.common import data_dir, write
 import latentcell as lc
 from latentcell.tl.explain import similarity
 
-INTERFERON = set(
-    "ISG15 ISG20 IFI6 IFIT1 IFIT2 IFIT3 IRF7 HERC5 MX1 MX2 OAS1 LY6E IFITM3 CXCL10 RSAD2 IFI35 XAF1 EIF2AK2 CMPK2 RTP4 "
-    "PARP9 DDX58 SOCS1".split()
-)
+INTERFERON = {
+    "ISG15", "ISG20", "IFI6", "IFIT1", "IFIT2", "IFIT3", "IRF7", "HERC5", "MX1", "MX2", "OAS1", "LY6E", "IFITM3",
+    "CXCL10", "RSAD2", "IFI35", "XAF1", "EIF2AK2", "CMPK2", "RTP4", "PARP9", "DDX58", "SOCS1",
+}  # fmt: skip
 SPLITS = 40
 
 

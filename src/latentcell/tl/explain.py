@@ -142,7 +142,7 @@ def count_share(values: Array, log_count: Array, design: Layout, others: list[ND
 
 
 def group_profiles(views: list[Array], design: Design, control: NDArray[np.bool_], labels: list[str]) -> Array:
-    """Sphered shift of every label from the controls `control` ``(n_wells,)``, ``(n_labels, p)``; NaN for a label without controls."""
+    """Sphered shift of every label from the controls `control`, ``(n_labels, p)``; NaN for a label without any."""
     values = np.concatenate(views, axis=1)
     blocks = [np.flatnonzero(control & (design.block == name)) for name in dict.fromkeys(design.block.tolist())]
     blocks = [rows for rows in blocks if len(rows) > 1]

@@ -48,8 +48,8 @@ def hit_table(screened: Screened) -> tuple[pd.DataFrame, pd.DataFrame]:
             rows.append(_tested(screened, label))
             advance(i + 1, "groups")
     hits = pd.DataFrame(rows)
-    known = screened.views.everything
-    described = [known[name] for name in (CENTROID, RESIDUAL, ENERGY) if name in known]
+    views = screened.views.everything
+    described = [views[name] for name in (CENTROID, RESIDUAL, ENERGY) if name in views]
     # no p-value rests on likeness, so that all controls may serve
     profiles = group_profiles(described, screened.design, screened.design.control, labels)
     similar = pd.DataFrame(similarity(profiles), index=labels, columns=labels)
