@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, kstest
+from scipy.stats import binom, chi2, kstest, norm
 
 from latentcell.stats.relabelling import (
     Layout,
     accounted_for,
+    combined,
     layout,
     relabelling_test,
     relabellings,
@@ -220,3 +221,62 @@ def test_accounting_for_a_covariate_removes_what_it_explains_and_nothing_else() 
     centred_c = np.concatenate([c[rows] - c[rows].mean(0) for rows in blocks])
     centred_y = np.concatenate([adjusted[rows] - adjusted[rows].mean(0) for rows in blocks])
     assert np.abs(centred_c.T @ centred_y).max() < 1e-9
+
+
+def approximate_p(t: np.ndarray) -> np.ndarray:
+    """P of T as a scaled chi-square with its own mean and variance, by the cube root of Wilson and Hilferty."""
+    ratio = t / t.mean()
+    df = 2 / ratio.var()
+    return norm.sf((np.cbrt(ratio) - (1 - 2 / (9 * df))) / np.sqrt(2 / (9 * df)))
+
+
+def test_views_are_combined_by_the_harmonic_mean_of_their_approximate_p() -> None:
+    every = np.random.default_rng(0).chisquare([1, 3, 8, 20], size=(500, 4))
+    p = np.stack([approximate_p(t) for t in every.T], axis=1)
+    np.testing.assert_allclose(combined(every), -np.log10(4 / (1 / p).sum(axis=1)), rtol=1e-9)
+    np.testing.assert_allclose(combined(every[:, :1]), -np.log10(p[:, 0]), rtol=1e-9)
+
+
+@pytest.mark.parametrize("df", [2, 5, 30])
+def test_the_approximate_p_of_a_chi_square_is_nearly_its_exact_one(df: int) -> None:
+    t = 7 * chi2.ppf((np.arange(10_000) + 0.5) / 10_000, df)
+    exact = chi2.sf(t / 7, df)
+    found = 10 ** -combined(t[:, None])
+    assert np.abs(found - exact).max() < 0.02
+    assert np.abs(np.log10(found / exact))[exact > 1e-3].max() < 0.12
+
+
+def test_combining_does_not_depend_on_the_units_or_the_order_of_views_and_keeps_the_order_of_relabellings() -> None:
+    rng = np.random.default_rng(0)
+    every = rng.chisquare([1, 3, 8], size=(200, 3))
+    straight = combined(every)
+    np.testing.assert_allclose(combined(every[:, [2, 0, 1]] * [1e6, 1.0, 1e-6]), straight)
+    order = rng.permutation(200)
+    np.testing.assert_allclose(combined(every[order]), straight[order])
+    raised = every.copy()
+    raised[0] *= 1.01
+    assert combined(raised)[0] > straight[0]
+
+
+def test_a_change_that_one_view_sees_is_not_drowned_by_views_that_see_none() -> None:
+    rng = np.random.default_rng(0)
+    seen = np.sort(rng.chisquare(5, 2_000))[::-1]
+    alone = combined(seen[:, None])[0]
+    among = combined(np.column_stack([seen, rng.chisquare(5, (2_000, 9))]))[0]
+    assert alone - 1 <= among <= alone
+
+
+def test_a_view_that_is_the_same_in_every_relabelling_counts_as_a_p_of_one() -> None:
+    t = np.random.default_rng(0).chisquare(5, 300)
+    p = approximate_p(t)
+    with_constant = combined(np.column_stack([t, np.full(300, 4.0)]))
+    np.testing.assert_allclose(with_constant, -np.log10(2 / (1 / p + 1)))
+    np.testing.assert_allclose(combined(np.full((300, 2), 4.0)), 0.0, atol=1e-12)
+
+
+def test_statistics_too_extreme_for_a_floating_point_p_are_still_told_apart() -> None:
+    every = np.random.default_rng(0).chisquare(50, (1_000_000, 1))
+    every[:2, 0] = [5_500.0, 5_000.0]
+    found = combined(every)
+    assert np.isfinite(found).all()
+    assert found[0] > found[1] > 308

@@ -1,4 +1,4 @@
-"""What the questions share: distances between populations, transport between them, hand-made image features."""
+"""What the questions share: distances, transport, hand-made image features, recipes of hit calling."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from latentcell.stats.distances import (
     sliced_wasserstein,
     wasserstein,
 )
+from latentcell.stats.hit_calling import hit_p_values
 from latentcell.stats.image_features import image_features
 from latentcell.stats.transport import displace, pair, shift
 
@@ -19,6 +20,7 @@ __all__ = [
     "bootstrap_interval",
     "displace",
     "energy_distance",
+    "hit_p_values",
     "image_features",
     "mmd",
     "pair",
