@@ -224,10 +224,9 @@ def test_accounting_for_a_covariate_removes_what_it_explains_and_nothing_else() 
 
 
 def approximate_p(t: np.ndarray) -> np.ndarray:
-    """P of T as a scaled chi-square with its own mean and variance, by the cube root of Wilson and Hilferty."""
-    ratio = t / t.mean()
-    df = 2 / ratio.var()
-    return norm.sf((np.cbrt(ratio) - (1 - 2 / (9 * df))) / np.sqrt(2 / (9 * df)))
+    """P of the cube root of T as a normal variable with its own median and interquartile range."""
+    low, middle, high = np.quantile(np.cbrt(t), [0.25, 0.5, 0.75])
+    return norm.sf((np.cbrt(t) - middle) / ((high - low) / 1.349))
 
 
 def test_views_are_combined_by_the_harmonic_mean_of_their_approximate_p() -> None:
@@ -264,6 +263,13 @@ def test_a_change_that_one_view_sees_is_not_drowned_by_views_that_see_none() -> 
     alone = combined(seen[:, None])[0]
     among = combined(np.column_stack([seen, rng.chisquare(5, (2_000, 9))]))[0]
     assert alone - 1 <= among <= alone
+
+
+def test_a_view_that_most_relabellings_share_is_measured_in_its_standard_deviation() -> None:
+    t = np.append([27.0, 8.0], np.ones(98))
+    found = combined(t[:, None])
+    expected = -np.log10(norm.sf((np.cbrt(t) - 1) / np.cbrt(t).std()))
+    np.testing.assert_allclose(found, expected)
 
 
 def test_a_view_that_is_the_same_in_every_relabelling_counts_as_a_p_of_one() -> None:

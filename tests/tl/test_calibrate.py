@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from latentcell.stats.exchangeability import rejection_interval
 from latentcell.stats.relabelling import Layout, Relabelled
 from latentcell.tl.calibrate import Validity, check_design, check_layout, pose_controls
 from latentcell.tl.design import Design
@@ -290,6 +291,7 @@ def test_exchangeable_controls_are_called_as_often_as_the_level_says() -> None:
     assert said.reasons == []
     assert said.remarks == []
     assert said.low <= 0.05 <= said.high
+    assert (said.low, said.high) == rejection_interval(said.rate, 48 / 3)  # poses of 3 of the 48 controls
     assert said.rate == (table["p"] <= 0.05).mean()
     assert list(table) == ["pose", "like", "n_wells", "statistic", "p"]
     assert table["pose"].tolist() == list(range(200))

@@ -107,7 +107,10 @@ def test_a_replicate_with_two_groups_is_refused_with_the_advice_that_fits() -> N
         read(cells, block=None)
     assert "name those with block" in str(e.value)
     cells.obs.loc["c0", "drug"] = "y"
-    with pytest.raises(InputError, match=r"such as 'A01' of plate 'p1' \('y', 'DMSO'\).*A well has one treatment"):
+    with pytest.raises(
+        InputError,
+        match=r"such as 'A01' of plate 'p1' \('y', 'DMSO'\).*If every well has an arm of each, give block='well' too",
+    ):
         read(cells)
 
 
@@ -161,7 +164,7 @@ def test_treated_cells_without_a_dose_are_refused_by_name_and_controls_need_none
     cells.obs.loc[cells.obs["drug"] == "DMSO", "dose"] = np.nan
     assert read(cells, dose="dose").labels == ["x 1.5", "x 3", "y 3"]
     cells.obs.loc["c5", "dose"] = np.nan
-    with pytest.raises(InputError, match=r"obs\['dose'\] is empty for 1 treated cells \('c5'\)"):
+    with pytest.raises(InputError, match=r"obs\['dose'\] is empty or infinite for 1 treated cells \('c5'\)"):
         read(cells, dose="dose")
 
 

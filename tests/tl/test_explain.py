@@ -22,6 +22,7 @@ from latentcell.tl.explain import (
     PER_WELL,
     count_share,
     counterfactual,
+    distance,
     dose_trend,
     effects,
     group_profiles,
@@ -46,7 +47,7 @@ def moderated(variance: np.ndarray, f: int) -> np.ndarray:
 
 def test_effects_are_shifts_over_the_sd_of_replicates_within_labels_and_blocks_other_plates_included() -> None:
     rng = np.random.default_rng(0)
-    values = rng.normal(size=(12, 3)) * [1, 2, 5] + np.repeat([0.0, 10, 20], [5, 4, 3])[:, None]
+    values = rng.normal(size=(12, 12)) * np.resize([1, 2, 5], 12) + np.repeat([0.0, 10, 20], [5, 4, 3])[:, None]
     found = effects(values, plan_of((2, 3), (1, 3)), [np.arange(9, 12)], NO_SD)
     a, b, c = values[:2], values[2:5], values[6:9]
     parts = [a, b, c, values[9:]]
@@ -62,7 +63,7 @@ def test_effects_are_shifts_over_the_sd_of_replicates_within_labels_and_blocks_o
 
 
 def test_where_no_block_has_two_replicates_of_a_label_the_sd_is_that_of_the_shifts_between_blocks() -> None:
-    values = np.random.default_rng(0).normal(size=(10, 3)) * [1, 2, 5]
+    values = np.random.default_rng(0).normal(size=(10, 12)) * np.resize([1, 2, 5], 12)
     found = effects(values, plan_of(*[(1, 1)] * 5), [], NO_SD)
     shifts = values[::2] - values[1::2]
     sd = moderated(shifts.var(axis=0, ddof=1) / 2, 4)
@@ -83,19 +84,20 @@ def test_with_too_few_replicates_effects_are_in_sd_of_cells_and_have_no_interval
 
 
 def test_a_variable_that_hardly_varies_does_not_lead_by_chance() -> None:
-    values = np.random.default_rng(0).normal(size=(9, 3)) * [1, 1, 1e-6]
-    values[0] += [3, 0, 1e-4]
+    values = np.random.default_rng(0).normal(size=(9, 12)) * np.append(np.ones(11), 1e-6)
+    values[0, [0, -1]] += [9, 1e-4]
     found = effects(values, plan_of((1, 8)), [], NO_SD)
     assert np.argmax(np.abs(found.value)) == 0
-    assert abs(found.value[2]) < 0.01
+    assert abs(found.value[-1]) < 0.01
 
 
 @pytest.mark.parametrize("shift", [0.0, 3.0])
-@pytest.mark.parametrize("blocks", [[(1, 16)] * 3, [(1, 1)] * 10, [(4, 4)]])
+@pytest.mark.parametrize("p", [1, 20])
+@pytest.mark.parametrize("blocks", [[(1, 16)] * 3, [(1, 1)] * 10, [(4, 4)], [(1, 4)]])
 def test_intervals_of_effects_times_their_sd_cover_the_true_shift_as_often_as_they_say(
-    blocks: list[tuple[int, int]], shift: float
+    blocks: list[tuple[int, int]], p: int, shift: float
 ) -> None:
-    rng, plan, n, p = np.random.default_rng(0), plan_of(*blocks), 100, 20
+    rng, plan, n = np.random.default_rng(0), plan_of(*blocks), 2_000 // p
     treated = np.concatenate([rows[:m] for rows, m in zip(plan.rows, plan.n_treated, strict=True)])
     covered = 0
     for _ in range(n):
@@ -105,6 +107,23 @@ def test_intervals_of_effects_times_their_sd_cover_the_true_shift_as_often_as_th
         covered += int(((found.low * found.sd <= shift) & (shift <= found.high * found.sd)).sum())
     low, high = binom.ppf([0.0005, 0.9995], n * p, 0.95)
     assert low <= covered <= high
+
+
+def test_the_length_of_a_shift_grows_with_it_without_end_and_does_not_depend_on_units() -> None:
+    plan, rng = plan_of((1, 8), (1, 8)), np.random.default_rng(0)
+    values, direction = rng.normal(size=(18, 3)), np.array([1.0, 2.0, -1.0])
+    values[[0, 9]] = [values[1:9].mean(0), values[10:].mean(0)]
+    lengths = []
+    for size in (1.0, 10.0, 1000.0):
+        moved = values.copy()
+        moved[[0, 9]] += size * direction
+        lengths.append(distance(moved, plan, [], NO_SD)[0])
+        scaled, unit = distance(moved * [100, 1, 0.01] + 7, plan, [], NO_SD)
+        assert scaled == pytest.approx(lengths[-1])
+        assert unit == "replicates"
+    np.testing.assert_allclose(lengths, np.array([1, 10, 1000]) * lengths[0])
+    single, unit = distance(np.array([[3.0, 1.0], [0.0, 1.0]]), plan_of((1, 1)), [], np.array([1.5, 0.0]))
+    assert (single, unit) == (2.0, "cells")
 
 
 def counted(share_of: str) -> tuple[np.ndarray, np.ndarray, Layout]:
@@ -208,6 +227,11 @@ def test_no_trend_can_be_seen_where_every_block_has_one_dose() -> None:
     rng = np.random.default_rng(0)
     _, p = dose_trend(DOSE[:4, None] * [1.0, 2], DOSE[:4], np.array(list("abcd"), dtype=object), rng=rng)
     assert p == 1.0
+
+
+@pytest.mark.parametrize(("values", "dose"), [(np.ones((12, 2)), DOSE), (DOSE[:, None], np.ones(12))])
+def test_there_is_no_trend_of_what_does_not_vary(values: np.ndarray, dose: np.ndarray) -> None:
+    assert np.isnan(dose_trend(values, dose, BLOCK, rng=np.random.default_rng(0))).all()
 
 
 def test_p_of_a_trend_is_uniform_where_dose_does_nothing() -> None:

@@ -160,10 +160,25 @@ def test_the_effect_is_the_shift_of_the_mean_code_in_sd_of_replicates() -> None:
     code = made.views[CENTROID].reshape(2, 11)
     controls = code[:, :-1]
     shift = (code[:, -1] - controls.mean(axis=1)).mean()
-    total = ((code - code.mean(axis=1, keepdims=True)) ** 2).sum() / 20
-    within = ((controls - controls.mean(axis=1, keepdims=True)) ** 2).sum() / 20
-    expected = abs(shift) / np.sqrt(0.99 * total + 0.01 * within)
-    assert hit_table(made)[0]["effect"].tolist() == pytest.approx([expected])
+    within = ((controls - controls.mean(axis=1, keepdims=True)) ** 2).sum() / 18
+    table = hit_table(made)[0]
+    assert table["effect"].tolist() == pytest.approx([abs(shift) / np.sqrt(within)])
+    assert table["effect_unit"].tolist() == ["replicates"]
+
+
+def test_of_groups_with_the_same_p_the_one_farther_away_ranks_first() -> None:
+    moved = {f"by {by:g}": {CENTROID: by} for by in (2.0, 3.0, 5.0, 10.0, 30.0)}
+    statistic = [hit_table(screened({name: each}))[0]["statistic"][0] for name, each in moved.items()]
+    assert statistic == sorted(statistic)
+
+
+def test_labels_without_any_control_in_their_blocks_are_listed_untested() -> None:
+    made = screened({"g": {}})
+    made = replace(made, calibrating=made.calibrating & False)
+    made.validity.by_label["g"] = "no control in its blocks"
+    hits, _ = hit_table(made)
+    assert hits[["statistic", "p", "effect"]].isna().all(axis=None)
+    assert in_words(hits, reasons_table(made), made.validity) == ["no p-value: no control in its blocks"]
 
 
 def test_a_change_of_cell_number_alone_is_told_from_a_change_of_the_cells() -> None:

@@ -87,6 +87,25 @@ def test_a_group_that_no_control_stands_beside_has_no_statistic_and_comes_last()
     assert "orphan" not in set(found.cells.uns["screen"]["reasons"]["label"])
 
 
+def test_a_screen_whose_groups_share_no_block_with_a_control_has_no_statistics() -> None:
+    cells = simulated()
+    cells.obs["own"] = wells_of(cells).to_numpy()
+    cells.obs["batch"] = np.where(cells.obs["perturbation"] == "control", "first", "second")
+    found = screened(cells, replicate="own", block="batch")
+    assert found.hits[["statistic", "p", "q", "effect"]].isna().all(axis=None)
+    assert "'second'" in found.verdict
+    assert "no control" in found.verdict
+
+
+def test_a_treated_well_with_a_single_cell_is_tested_like_any_other() -> None:
+    cells = simulated()
+    well = ((cells.obs["plate"] == "plate_1") & (cells.obs["perturbation"] == "compound_05")).to_numpy()
+    well[np.flatnonzero(well)[0]] = False
+    hits = screened(cells[~well].copy()).hits
+    assert hits["p"].notna().all()
+    assert hits.loc["compound_05", "q"] > 0.05
+
+
 def test_a_table_with_a_row_per_well_is_screened_and_its_cell_counts_are_said_to_be_unknown() -> None:
     found = screened(by_well(simulated()))
     assert (found.hits["n_cells"] == found.hits["n_wells"]).all()
@@ -168,6 +187,11 @@ def test_a_contiguous_layout_with_an_effect_of_the_place_gets_no_p_values(positi
     assert found.verdict.startswith("No p-values: controls stand at places of their own on the plates")
 
 
+def test_places_in_three_columns_are_refused() -> None:
+    with pytest.raises(InputError, match="position names 3 columns"):
+        screened(simulated(cells_per_well=2), position=["row", "column", "well"])
+
+
 def test_a_random_layout_keeps_its_p_values_and_where_the_wells_lie() -> None:
     cells = simulated()
     found = screened(cells, position=["row", "column"])
@@ -206,6 +230,12 @@ def test_every_dose_is_a_row_of_its_own_and_an_effect_that_grows_with_the_dose_h
     assert trend.loc["active", ("p_dose_trend", "max")] <= 0.05
     assert trend.loc["inert", ("dose_trend", "max")] < trend.loc["active", ("dose_trend", "min")]
     assert (hits.loc[["active 1", "active 10", "active 100"], "q"] <= 0.05).all()
+
+
+def test_doses_that_differ_by_little_are_tested_apart() -> None:
+    cells = dosed()
+    cells.obs["dose"] += 1e6
+    assert len(screened(cells, group="drug", dose="dose").hits) == 6
 
 
 def test_two_doses_are_tested_without_a_trend() -> None:

@@ -43,7 +43,7 @@ class Validity:
     remarks
         What to know besides.
     calibration
-        One row per pose: ``pose``, ``n_wells``, ``statistic``, ``p``.
+        One row per pose: ``pose``, ``like`` (the label whose design it takes), ``n_wells``, ``statistic``, ``p``.
     rate, low, high
         Share of poses with p <= 0.05 and its 95 % interval, counting poses that share no control well; NaN without.
     """

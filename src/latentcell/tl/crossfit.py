@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 from latentcell import keys
@@ -53,10 +54,20 @@ def split_controls(design: Design, *, rng: np.random.Generator) -> tuple[NDArray
 def training_cells(
     design: Design, train: NDArray[np.bool_], *, within: bool, rng: np.random.Generator
 ) -> NDArray[np.intp]:
-    """Rows of the cells that train: those of the training replicates, half of them where `within`, thinned evenly."""
+    """Rows of the cells that train: those of the training replicates, or half of each `within` them, thinned evenly."""
     rows = rng.permutation(np.flatnonzero(train[design.well]))
-    most = len(rows) // 2 if within else len(rows)
-    return np.sort(rows[: min(most, TRAINING_CELLS)])
+    if within:
+        rank = pd.Series(rows).groupby(design.well[rows]).cumcount().to_numpy()
+        rows = rows[rank < (design.wells["n_cells"].to_numpy()[design.well[rows]] + 1) // 2]
+    return np.sort(rows[:TRAINING_CELLS])
+
+
+def not_trained(design: Design, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Which cells stand for their replicate when the cells `rows` trained: the others, or all where there are none."""
+    others = np.ones(len(design.well), dtype=bool)
+    others[rows] = False
+    left = np.bincount(design.well[others], minlength=len(design.wells))
+    return np.asarray(others | (left == 0)[design.well])
 
 
 def fit_controls(cells: AnnData, model: VAE, rows: NDArray[np.intp], *, fit: Mapping[str, Any], seed: int) -> VAE:

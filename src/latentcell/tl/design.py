@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ONE_BLOCK = "all"
+_PLATES = ("plate", "batch")
+_INDIVIDUALS = ("donor", "patient", "individual", "subject", "animal", "mouse", "embryo")  # may be on several plates
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def read_design(
         Numeric column; every dose of a group is tested by itself.
     position
         Columns with row and column (numbers from 1), or one column with names such as B07; by default the names of the
-        replicates where all are such names.
+        replicates where all are such names and their column is called well.
     covariates
         Columns to account for; numbers, or names (one-hot).
 
@@ -118,7 +120,7 @@ def read_design(
     if dose is not None:
         dosed = (~cell["is_control"]).to_numpy()
         cell.loc[dosed, "label"] = [
-            f"{g} {d:g}" for g, d in zip(cell["group"][dosed], cell["dose"][dosed], strict=True)
+            f"{g} {d:.10g}" for g, d in zip(cell["group"][dosed], cell["dose"][dosed], strict=True)
         ]
     paired = block == replicate
     identity = ["block", "label"] if paired else ["block", "replicate"]
@@ -128,7 +130,7 @@ def read_design(
     wells = cell.iloc[pd.Series(well).drop_duplicates().index].reset_index(drop=True)
     if position is not None:
         _add_positions(wells, cells, position, well)
-    elif (named := _parsed(wells["replicate"])) is not None and not paired:
+    elif "well" in replicate.lower() and (named := _parsed(wells["replicate"])) is not None:
         wells["row"], wells["column"] = named
     wells["n_cells"] = np.bincount(well, minlength=len(first))
     if wells["is_control"].all():
@@ -138,8 +140,9 @@ def read_design(
 
 def _complete(cells: AnnData, key: str) -> NDArray[Any]:
     values = column(cells, key)
-    if values.isna().any():
-        named = cells.obs_names[values.isna().to_numpy()]
+    empty = (values.isna() | (values.astype(str) == "")).to_numpy()
+    if empty.any():
+        named = cells.obs_names[empty]
         raise InputError(
             f"obs[{key!r}] is empty for {len(named)} cells ({listed(named)}): it is not known to which {key} they "
             "belong. Fill it in or leave these cells out."
@@ -151,10 +154,10 @@ def _doses(cells: AnnData, key: str, is_control: NDArray[np.bool_]) -> NDArray[n
     doses = times(cells, key)
     if doses is None:
         raise InputError(f"obs[{key!r}] holds no numbers; doses must be numeric, in any one unit.")
-    missing = np.isnan(doses) & ~is_control
+    missing = ~np.isfinite(doses) & ~is_control
     if missing.any():
         raise InputError(
-            f"obs[{key!r}] is empty for {missing.sum()} treated cells ({listed(cells.obs_names[missing])})."
+            f"obs[{key!r}] is empty or infinite for {missing.sum()} treated cells ({listed(cells.obs_names[missing])})."
         )
     return np.where(is_control, np.nan, doses)
 
@@ -163,11 +166,9 @@ def _refuse_mixed(cells: AnnData, cell: pd.DataFrame, replicate: str, block: str
     """Refuse replicates that hold several groups, and names that recur across plates nobody mentioned."""
     n_labels = cell.groupby(["block", "replicate"], sort=False)["label"].nunique()
     mixed = n_labels[n_labels > 1]
-    advice = (
-        f"Names of {replicate!r} seem to recur across plates or batches: name those with block."
-        if block is None
-        else f"A {replicate} has one treatment: check {replicate!r}, or name it as block too if it has an arm of each."
-    )
+    advice = f"If every {replicate} has an arm of each, give block={replicate!r} too."
+    if block is None:
+        advice = f"If names of {replicate!r} recur across plates or batches, name those with block. {advice}"
     if len(mixed):
         where = mixed.index[0]
         within = cell[(cell["block"] == where[0]) & (cell["replicate"] == where[1])]["label"].unique()
@@ -176,16 +177,17 @@ def _refuse_mixed(cells: AnnData, cell: pd.DataFrame, replicate: str, block: str
             f"{len(mixed)} replicates hold cells of several groups, such as {where[1]!r}{place} ({listed(within)}). "
             f"{advice}"
         )
-    if block is not None:
+    if block is not None or any(word in replicate.lower() for word in _INDIVIDUALS):
         return
     for name in cells.obs:
-        if any(word in str(name).lower() for word in ("plate", "batch", "barcode")) and name != replicate:
+        if any(word in str(name).lower() for word in _PLATES) and name != replicate:
             spread = pd.Series(cell["replicate"]).groupby(cells.obs[name].astype(str).to_numpy()).unique().explode()
             repeated = spread[spread.duplicated()]
             if len(repeated):
                 raise InputError(
                     f"{replicate} {repeated.iloc[0]!r} occurs at several levels of {str(name)!r}, so its cells would "
-                    f"be taken for one replicate. Give block={str(name)!r}."
+                    f"be taken for one replicate. Give block={str(name)!r}, or, if it is one and the same, rename "
+                    f"{str(name)!r}."
                 )
 
 
@@ -212,6 +214,8 @@ def _add_positions(wells: pd.DataFrame, cells: AnnData, position: Sequence[str],
             )
         wells["row"], wells["column"] = places
         return
+    if len(named) != 2:
+        raise InputError(f"position names {len(named)} columns; give one with names such as B07, or row and column.")
     for name, key in zip(("row", "column"), named, strict=True):
         numbers = times(cells, key)
         if numbers is None or np.isnan(numbers[first]).any():
@@ -220,7 +224,7 @@ def _add_positions(wells: pd.DataFrame, cells: AnnData, position: Sequence[str],
 
 
 def _covariates(cells: AnnData, names: Sequence[str], well: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Means over cells of numeric columns and of one-hot levels, by replicate; each of unit variance."""
+    """Means over cells of numeric columns and of one-hot levels, by replicate."""
     parts = []
     for name in [names] if isinstance(names, str) else names:
         numbers = times(cells, name)

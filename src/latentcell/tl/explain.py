@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from latentcell.tl.design import Design
 
 PER_WELL, MOST_CELLS = 50, 20_000
-_FEWEST_DF = 3
+_FEWEST_DF, _MANY = 3, 10
 _PRIOR_DF = 4.0  # weight of the median variance over variables in that of each (Smyth 2004 estimates it; this is mild)
 _PER_LOG = 1e4
 _BLOCK = 1_024
@@ -92,36 +92,51 @@ def described(model: VAE, measurements: NDArray[np.floating]) -> pd.DataFrame:
 def effects(values: Array, design: Layout, others: list[NDArray[np.intp]], cell_sd: Array) -> Effects:
     """Shift of a group from its controls, variable by variable.
 
-    The SD is that of replicates within labels and blocks, `others` (controls of other blocks) included; where no block
-    has two replicates of a label, that of the shifts between blocks; with fewer than three degrees of freedom that of
-    cells within a replicate. Variances of replicates are moderated by their median, so that a variable that hardly
-    varies does not lead the list by chance.
+    The SD is that of replicates (see `noise`), with fewer than three degrees of freedom that of cells within a
+    replicate. Variances of ten or more variables are moderated by their median, so that a variable that hardly varies
+    does not lead the list by chance. Intervals are those of the shift, in units of that SD.
 
     Parameters
     ----------
     cell_sd
         SD of cells within a replicate, ``(p,)``.
     """
-    weight = precision(design)
+    value, (residuals, f) = shift(values, design), noise(values, design, others)
+    if f < _FEWEST_DF:
+        sd, unknown = np.where(cell_sd > 0, cell_sd, np.nan), np.full(len(cell_sd), np.nan)
+        return Effects(value / sd, unknown, unknown, sd, "cells")
+    variance, prior = (residuals**2).sum(axis=0) / f, _PRIOR_DF if len(value) >= _MANY else 0.0
+    moderated = (f * variance + prior * np.median(variance)) / (f + prior)
+    sd = np.sqrt(np.maximum(moderated, 1e-24))
+    half = student_t.ppf(0.975, f + prior) / np.sqrt(precision(design).sum())
+    return Effects(value / sd, value / sd - half, value / sd + half, sd, "replicates")
+
+
+def distance(values: Array, design: Layout, others: list[NDArray[np.intp]], cell_sd: Array) -> tuple[float, str]:
+    """Length of a group's shift in SD of replicates, correlations accounted for, and whose SD it is (see `effects`)."""
+    residuals, f = noise(values, design, others)
+    moved = shift(values, design)
+    if f < _FEWEST_DF:
+        return float(np.linalg.norm(np.nan_to_num(moved / np.where(cell_sd > 0, cell_sd, np.nan)))), "cells"
+    return float(np.linalg.norm(sphered(moved[None], residuals, f))), "replicates"
+
+
+def noise(values: Array, design: Layout, others: list[NDArray[np.intp]]) -> tuple[Array, int]:
+    """Residuals of replicates within labels and blocks ``(m, p)``, and their degrees of freedom.
+
+    `others` (controls of other blocks) are included. Where no block has two replicates of a label, residuals of the
+    shifts between blocks, scaled to those of single replicates.
+    """
     within = [part for rows, m in zip(design.rows, design.n_treated, strict=True) for part in (rows[:m], rows[m:])]
     within = [rows for rows in [*within, *others] if len(rows) > 1]
     f = sum(len(rows) - 1 for rows in within)
-    value = shift(values, design)
     if f >= _FEWEST_DF:
-        variance = (centred(values, within) ** 2).sum(axis=0) / f
-    elif (f := len(design.rows) - 1) >= _FEWEST_DF:
-        shifts = [
-            values[rows[:m]].mean(axis=0) - values[rows[m:]].mean(axis=0)
-            for rows, m in zip(design.rows, design.n_treated, strict=True)
-        ]
-        variance = (weight[:, None] * (np.stack(shifts) - value) ** 2).sum(axis=0) / f
-    else:
-        sd = np.where(cell_sd > 0, cell_sd, np.nan)
-        return Effects(value / sd, np.full(len(sd), np.nan), np.full(len(sd), np.nan), sd, "cells")
-    moderated = (f * variance + _PRIOR_DF * np.median(variance)) / (f + _PRIOR_DF)
-    sd = np.sqrt(np.maximum(moderated, 1e-24))
-    half = student_t.ppf(0.975, f + _PRIOR_DF) / np.sqrt(weight.sum())
-    return Effects(value / sd, value / sd - half, value / sd + half, sd, "replicates")
+        return centred(values, within), f
+    shifts = [
+        values[rows[:m]].mean(axis=0) - values[rows[m:]].mean(axis=0)
+        for rows, m in zip(design.rows, design.n_treated, strict=True)
+    ]
+    return np.sqrt(precision(design))[:, None] * (np.stack(shifts) - shift(values, design)), len(shifts) - 1
 
 
 def count_share(values: Array, log_count: Array, design: Layout, others: list[NDArray[np.intp]]) -> float:
@@ -165,7 +180,8 @@ def dose_trend(
 ) -> tuple[float, float]:
     """Spearman correlation between dose and effect over a group's replicates, and its p by permuting doses in blocks.
 
-    The effect of a replicate is its place along the mean of all, which does not depend on the doses.
+    The effect of a replicate is its place along the mean of all, which does not depend on the doses. NaN where either
+    does not vary.
 
     Parameters
     ----------
@@ -174,8 +190,9 @@ def dose_trend(
     dose, block
         ``(n,)``.
     """
-    along = values @ values.mean(axis=0)
-    effect = rankdata(along)
+    effect = rankdata(values @ values.mean(axis=0))
+    if len(np.unique(effect)) == 1 or len(np.unique(dose)) == 1:
+        return float("nan"), float("nan")
     blocks = [np.flatnonzero(block == name) for name in dict.fromkeys(block.tolist())]
     rho, permuted = np.empty(1 + n), dose
     for i in range(1 + n):

@@ -11,8 +11,8 @@ from scipy.stats import false_discovery_control
 from latentcell.errors import listed
 from latentcell.progress import progress_bar
 from latentcell.stats.relabelling import shift
-from latentcell.tl.explain import count_share, dose_trend, effects, group_profiles, similarity
-from latentcell.tl.wells import CENTROID, ENERGY, RESIDUAL, SPREAD
+from latentcell.tl.explain import count_share, distance, dose_trend, effects, group_profiles, similarity
+from latentcell.tl.wells import CENTROID, ENERGY, RESIDUAL
 
 if TYPE_CHECKING:
     from latentcell.tl.calibrate import Validity
@@ -23,6 +23,7 @@ _N_NEAREST, _FEWEST_DOSES = 3, 3
 _TOP_LATENTS, _TOP_VARIABLES = 5, 20
 _MOSTLY_COUNT = 0.5
 _NO_VIEW = ("p_count", "p_dose_trend")
+_MEASURED = ("statistic", "p", "min_p", "effect", "count_effect", "p_count", "count_share")
 
 
 def hit_table(screened: Screened) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -34,10 +35,11 @@ def hit_table(screened: Screened) -> tuple[pd.DataFrame, pd.DataFrame]:
         A row per label, best first: ``label``, ``group``, ``dose``, ``n_wells``, ``n_blocks``, ``n_cells``,
         ``statistic`` (see `latentcell.stats.relabelling.combined`), ``p``, ``q`` (Benjamini-Hochberg), ``min_p``
         (smallest that the design can give), ``valid`` (False: p and q are left out), ``rank`` (by p, then statistic;
-        by effect where no p holds), ``effect`` (distance of the mean code from controls in SD of replicates),
-        ``p_<view>`` (each view by itself, uncorrected), ``count_effect`` (log2 of cells per replicate against
-        controls), ``p_count``, ``q_count``, ``count_share`` (share of the effect that cell count alone explains),
-        ``dose_trend`` (Spearman) and ``p_dose_trend``, ``nearest_groups`` with their cosine.
+        by effect where no p holds), ``effect`` (distance of the mean code from controls in SD of replicates, or of
+        cells where replicates are too few: ``effect_unit``), ``p_<view>`` (each view by itself, uncorrected),
+        ``count_effect`` (log2 of cells per replicate against controls), ``p_count``, ``q_count``, ``count_share``
+        (share of the effect that cell count alone explains), ``dose_trend`` (Spearman) and ``p_dose_trend``,
+        ``nearest_groups`` with their cosine.
     similarity
         Cosine between the sphered shifts of all labels.
     """
@@ -88,14 +90,16 @@ def _tested(screened: Screened, label: str) -> dict[str, Any]:
         "valid": screened.validity.holds(label),
     }
     if not plan.rows:
-        return row | dict.fromkeys(("statistic", "p", "min_p", "effect", "p_count", "count_effect"), np.nan)
+        return row | dict.fromkeys(_MEASURED, np.nan) | {"effect_unit": ""}
     joint, views = screened.joint_test(plan)
-    code = screened.views[CENTROID]
+    code, others = screened.views[CENTROID], screened.other_controls(plan)
+    effect, unit = distance(screened.adjusted(code, plan), plan, others, screened.views.code_sd)
     row |= {
         "statistic": joint.statistic,
         "p": joint.p,
         "min_p": joint.smallest_p,
-        "effect": float(joint.distances[views.index(CENTROID)]),
+        "effect": effect,
+        "effect_unit": unit,
         **{f"p_{name}": p for name, p in zip(views, joint.p_views, strict=True)},
         "count_effect": np.nan,
         "p_count": np.nan,
@@ -106,7 +110,7 @@ def _tested(screened: Screened, label: str) -> dict[str, Any]:
         row |= {
             "count_effect": float(shift(screened.log_count[:, None], plan)[0] / np.log(2)),
             "p_count": count.p,
-            "count_share": count_share(code, screened.log_count, plan, screened.other_controls(plan)),
+            "count_share": count_share(code, screened.log_count, plan, others),
         }
     return row
 
@@ -143,15 +147,9 @@ def reasons_table(screened: Screened) -> pd.DataFrame:
     replicates), ``low``, ``high`` (95 % interval), ``sd`` (that SD, in the variable's own unit),
     ``unit`` (whose SD it is: ``"replicates"``, or ``"cells"`` where replicates are too few to tell).
     """
-    code, unknown = screened.views[CENTROID], np.full(screened.views[CENTROID].shape[1], np.nan)
-    code_sd = (
-        np.sqrt(np.nanmean(np.exp(2 * screened.views[SPREAD]), axis=0))
-        if SPREAD in screened.views.everything
-        else unknown
-    )
     variables = screened.variables.to_numpy(), screened.variable_sd, screened.variables.columns.to_numpy()
     tables = {
-        "latent": (code, code_sd, screened.views.dimensions, _TOP_LATENTS),
+        "latent": (screened.views[CENTROID], screened.views.code_sd, screened.views.dimensions, _TOP_LATENTS),
         "variable": (*variables, _TOP_VARIABLES),
     }
     if screened.counted:

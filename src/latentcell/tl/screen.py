@@ -14,7 +14,7 @@ from latentcell.errors import InputError
 from latentcell.model.fit import seed_of
 from latentcell.stats.relabelling import N_RELABELLINGS, shift
 from latentcell.tl.calibrate import check_design, check_layout, pose_controls
-from latentcell.tl.crossfit import fit_controls, refuse_seen, split_controls, training_cells
+from latentcell.tl.crossfit import fit_controls, not_trained, refuse_seen, split_controls, training_cells
 from latentcell.tl.design import Design, read_design
 from latentcell.tl.embed import provenance, write_codes
 from latentcell.tl.explain import counterfactual, most_typical, well_variables
@@ -95,7 +95,7 @@ def screen(
         Numeric column: every dose is tested by itself, and trends over three or more.
     position
         Columns of row and column on the plate (or one with names such as B07), to check the layout; by default the
-        names of the replicates where all are such names.
+        names of the replicates where all are such names and their column is called well.
     covariates
         Columns accounted for by regression within blocks, without labels.
     n_relabellings
@@ -132,7 +132,7 @@ def screen(
         settings = _default(cells) if model is None else model
         model = fit_controls(cells, settings, rows, fit=dict(fit or {}), seed=seed)
         remarks = [] if within else [_split_remark(trained, calibrating)]
-        used = ~np.isin(np.arange(cells.n_obs), rows) if within else None
+        used = not_trained(design, rows) if within else None
     found = check_design(design, calibrating, split_within=within)
     found.remarks[:0] = remarks
     per_cell, views = describe(cells, model, design, calibrating, used=used, seed=seed)

@@ -91,6 +91,13 @@ class Views:
         """Views of all cells."""
         return self.by_level[-1]
 
+    @property
+    def code_sd(self) -> Array:
+        """SD of cells within a replicate along each latent dimension in use, ``(p,)``; NaN where not known."""
+        if SPREAD not in self.everything:
+            return np.full(len(self.dimensions), np.nan)
+        return np.sqrt(np.nanmean(np.exp(2 * self[SPREAD]), axis=0))
+
     def matched(self, design: Layout) -> dict[str, Array]:
         """Views in which no replicate of a group is noisier than its controls just because it has fewer cells.
 
@@ -225,10 +232,11 @@ def gather(
             done += len(block.rows)
             advance(done, "cells")
     totals = {name: total.reshape(len(levels), n_wells, -1).cumsum(axis=0) for name, total in sums.items()}
-    by_level = []
+    by_level, several = [], bool((n_cells > 1).any())
     for i, level in enumerate(levels):
         number = np.minimum(n_cells, level)
-        by_level.append(_views({name: total[i] / number[:, None] for name, total in totals.items()}, number, images))
+        means = {name: total[i] / number[:, None] for name, total in totals.items()}
+        by_level.append(_views(means, number, images=images, several=several))
     dimensions = np.arange(kept["mu"].shape[1]) if active is None else np.flatnonzero(active)
     return PerCell(**kept), Views(n_cells, dimensions, levels, tuple(by_level))
 
@@ -269,7 +277,7 @@ def _described(
     return mine, summed
 
 
-def _views(means: dict[str, Array], n_cells: NDArray[np.intp], images: bool) -> dict[str, Array]:
+def _views(means: dict[str, Array], n_cells: NDArray[np.intp], *, images: bool, several: bool) -> dict[str, Array]:
     factor = np.where(n_cells > 1, n_cells / np.maximum(n_cells - 1, 1), np.nan)[:, None]
     variance = (means["square"] - means["mu"] ** 2) * factor
     views = {
@@ -279,7 +287,7 @@ def _views(means: dict[str, Array], n_cells: NDArray[np.intp], images: bool) -> 
         ENERGY: means[ENERGY] if images else np.log(np.maximum(means[ENERGY], _LOWEST)),
         LOG_VAR: means["log_var"],
     }
-    if not (n_cells > 1).any():  # of a single row per replicate neither says more than the others do
+    if not several:  # of a single row per replicate neither says more than the others do
         del views[SPREAD], views[ENERGY]
     return views
 
