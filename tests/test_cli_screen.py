@@ -86,7 +86,7 @@ def test_screen_gives_what_the_function_gives_with_the_same_seed(done: tuple[Pat
 def test_screen_says_the_verdict_and_keeps_it_with_its_parameters(done: tuple[Path, str]) -> None:
     out, said = done
     kept = json.loads((out / "screen.json").read_text())
-    assert all(sentence in said for sentence in kept["verdict"])
+    assert all(" ".join(sentence.split()) in " ".join(said.split()) for sentence in kept["verdict"])
     assert "groups tested leave the control distribution" in kept["verdict"][0]
     expected = {"group": "perturbation", "control": "control", "replicate": "well", "block": "plate", "rng": 3}
     assert {name: kept[name] for name in expected} == expected
@@ -147,7 +147,7 @@ def test_a_profile_table_with_a_row_per_well_is_screened(tmp_path: Path) -> None
 def test_a_design_without_p_values_is_ranked_and_the_reason_is_said(tmp_path: Path) -> None:
     simulated(n_control_wells=1, n_perturbations=3).write_h5ad(tmp_path / "cells.h5ad")
     said = screen(tmp_path / "cells.h5ad", *DESIGN, "--out", tmp_path / "out", "--epochs", 2, "--sheets", 1)
-    assert "No p-values: 3 blocks" in said
+    assert "No p-values: the blocks" in said
     assert "single control" in said
     assert hits(tmp_path / "out")["p"].isna().all()
 

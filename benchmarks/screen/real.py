@@ -39,7 +39,7 @@ def mechanisms() -> pd.DataFrame:
             hits, params = result["hits"], result["params"]
             keys = list(zip(hits["group"], hits["dose"], strict=True))
             accuracy = nearest_mechanism(
-                result["similarity"].to_numpy(), hits["group"].to_numpy(), np.array([moa[key] for key in keys]),
+                result["similarity"], hits["group"].to_numpy(), np.array([moa[key] for key in keys]),
                 [batches[key] for key in keys],
             )  # fmt: skip
             rows.append({

@@ -266,7 +266,7 @@ def screen(
     epochs: Annotated[int | None, typer.Option(help="Passes over the controls at most, without --model.")] = None,
     max_minutes: Annotated[float | None, typer.Option(help="Training time at most, without --model.")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer to read instead of X, without --model.")] = None,
-    sheets: Annotated[int, typer.Option(help="Best groups that get a contact sheet.")] = 10,
+    sheets: Annotated[int, typer.Option(min=0, help="Best groups that get a contact sheet.")] = 10,
     table: Table = None,
     obs_columns: ObsColumns = None,
     channel_names: Channels = None,
@@ -275,11 +275,18 @@ def screen(
     """Say which perturbations leave the control distribution, how surely, and how."""
     with _told():
         import latentcell as lc
+        from latentcell.tl.crossfit import default_model
 
         cells = lc.read(data, table, obs_columns=_split(obs_columns), channel_names=_split(channel_names))
         checkpoint = out / "checkpoint.safetensors"
-        options = {"epochs": epochs, "max_minutes": max_minutes, "checkpoint": checkpoint}
-        model = _model(run) if run else lc.VAE(latent or 16, layer=layer) if latent or layer else None
+        given = {"epochs": epochs, "max_minutes": max_minutes}
+        options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if run is None:
+            model, options["checkpoint"] = default_model(cells, latent, layer=layer), checkpoint
+        elif latent is None and layer is None:
+            model = _model(run)
+        else:
+            raise InputError("--latent and --layer are settings of a fit; leave them out where --model is given.")
         model = lc.tl.screen(
             cells,
             model,
@@ -291,7 +298,7 @@ def screen(
             position=_split(position),
             covariates=_split(covariates) or (),
             n_relabellings=relabellings,
-            fit=None if run else options,
+            fit=options,
             rng=seed,
         )
         write_screen(cells, model, out, sheets=sheets)
@@ -303,7 +310,7 @@ def demo(
     out: Out,
     seed: Seed = 0,
 ) -> None:
-    """Simulate cells, fit, answer the first question, and check the answers against the truth; needs no data."""
+    """Simulate cells, fit, find what lies between and what deviates, check both against the truth; needs no data."""
     with _told():
         from latentcell.demo import run
 

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 # share of a factor's variance that the latent position of new cells must explain, or must not where it is a nuisance
 _RECOVERED, _REMOVED = 0.5, 0.1
+# of perturbations by 3 SD of cells, and of those without effect at a false discovery rate of 0.05
+_CALLED, _NULL_CALLED = 0.7, 0.2
 _FACTORS = ("size", "intensity", "elongation", "nucleus_ratio")
 _PROGRAMMES = ("programme_1", "programme_2", "programme_3", "programme_4")
 _BASELINES = ("source", "target", "mixture")
@@ -53,17 +55,18 @@ def run(out: str | Path, *, rng: int = 0) -> list[Check]:
 
     A time course of cell images is simulated and its middle time hidden. A VAE is fitted to the others; the middle
     is predicted and compared with the hidden cells; the simulated factors are read back from the latent positions of
-    new cells. The same is done for counts of genes with known programmes.
+    new cells. The same is done for counts of genes with known programmes. A screen of images, with perturbations that
+    act and others that do not, is questioned for its hits.
 
     Writes ``images/`` and ``counts/`` (figures, model), ``interpolate/`` (``evaluation.csv``, ``predicted.h5ad``,
-    figure) and ``checks.csv``.
+    figure), ``screen/`` (what ``latentcell screen`` writes) and ``checks.csv``.
 
     Returns
     -------
     The checks, in order.
     """
     out = Path(out)
-    checks = [*_images(out, rng), *_counts(out / "counts", rng)]
+    checks = [*_images(out, rng), *_counts(out / "counts", rng), *_screen(out / "screen", rng)]
     pd.DataFrame(checks).to_csv(out / "checks.csv", index=False)
     return checks
 
@@ -127,6 +130,40 @@ def _counts(out: Path, rng: int) -> list[Check]:
         lc.pl.save(figure, out / name)
     new = cells[cells.obs["set"] == "new"]
     return _recovered(new, new.obsm["vae"], _PROGRAMMES)
+
+
+def _screen(out: Path, rng: int) -> list[Check]:
+    import latentcell as lc
+    from latentcell.results import write_screen
+
+    logger.info("simulating a screen: 3 plates of 16 controls and 16 perturbations, of which 5 do nothing")
+    cells = lc.cells.simulate.screen(
+        cells_per_well=30, n_perturbations=16, strengths=(3.0,), position_effect=0.0, size=32, rng=rng
+    )
+    model = lc.tl.screen(
+        cells, lc.VAE(8), group="perturbation", control="control", replicate="well", block="plate",
+        fit={"epochs": 60}, rng=rng,
+    )  # fmt: skip
+    write_screen(cells, model, out, sheets=3)
+    truth = cells.uns["simulation"]["perturbations"]
+    hits = cells.uns["screen"]["hits"].join(truth[["kind", "is_null"]], on="label")
+    called, fewer = hits["q"] <= 0.05, hits["kind"] == "fewer_cells"
+    acting = ~hits["is_null"] & ~fewer
+    return [
+        _at_least("screen, share of the perturbations that act which is called", called[acting].mean(), _CALLED),
+        _at_most(
+            "screen, share of those that do nothing which is called", called[hits["is_null"]].mean(), _NULL_CALLED
+        ),
+        _at_most("screen, smallest q of the loss of cells, by count", hits.loc[fewer, "q_count"].min(), 0.05),
+    ]
+
+
+def _at_least(question: str, value: float, limit: float) -> Check:
+    return Check(question, float(value), limit, bool(value >= limit))
+
+
+def _at_most(question: str, value: float, limit: float) -> Check:
+    return Check(question, float(value), limit, bool(value <= limit))
 
 
 def _nearer_than_baselines(evaluation: pd.DataFrame) -> Check:

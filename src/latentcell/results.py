@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
 from rich.console import Console
 
 from latentcell import keys
 from latentcell.atomic import replacing, write_json
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
 
     from latentcell.model.vae import VAE
@@ -90,16 +91,26 @@ def write_screen(cells: AnnData, model: VAE, out: Path, *, sheets: int) -> None:
     result = cells.uns[keys.SCREEN]
     for name in ("hits", "wells", "calibration", "reasons"):
         _write_table(result[name], out / f"{name}.csv")
-    _write_table(result["similarity"].rename_axis("label").reset_index(), out / "similarity.csv")
-    write_json(out / "screen.json", {"verdict": list(result["verdict"]), **result["params"]})
+    labels, cosine = pd.Index(result["hits"]["label"], name="label"), np.asarray(result["similarity"])
+    _write_table(pd.DataFrame(cosine, labels, list(labels)).reset_index(), out / "similarity.csv")
+    write_json(out / "screen.json", {"verdict": list(result["verdict"]), **_plain(result["params"])})
+    for stale in (out / "figures").glob("hit_*"):  # of an earlier screen
+        stale.unlink()
     figures = {"screen": lc.pl.screen(cells)}
-    if len(result["hits"]) > 1:
+    if np.isfinite(cosine.diagonal()).sum() > 1:
         figures["similarity"] = lc.pl.similarity(cells)
     draw(out / "figures", **figures)
-    for rank, label in enumerate(result["hits"]["label"].head(sheets), start=1):
+    for rank, label in enumerate(labels[:sheets], start=1):
         draw(out / "figures", **{f"hit_{rank:02d}_{_as_name(label)}": lc.pl.contact_sheet(cells, model, label)})
     for sentence in result["verdict"]:
         console.print(sentence, markup=False)
+    console.print(f"start with {out / 'hits.csv'} and {out / 'figures' / 'screen.png'}", markup=False)
+
+
+def _plain(params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters as JSON knows them: lists, and null for what is not known."""
+    listed = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in params.items()}
+    return {name: None if value != value else value for name, value in listed.items()}
 
 
 def write_cells(cells: AnnData, path: Path, *, images: bool = False) -> None:

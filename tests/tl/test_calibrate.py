@@ -45,11 +45,15 @@ def test_a_design_with_controls_and_replicates_enough_has_nothing_against_it() -
     assert found.holds("x")
 
 
-def test_plates_with_a_single_control_well_leave_no_p_value_and_are_named() -> None:
-    found = checked({"p": {"DMSO": 4, "x": 1}, "q": {"DMSO": 1, "x": 1}})
+def test_plates_of_a_single_control_well_each_leave_no_p_value_and_are_named() -> None:
+    found = checked({"p": {"DMSO": 1, "x": 1}, "q": {"DMSO": 1, "x": 1}})
     assert len(found.reasons) == 1
-    assert "1 blocks ('q') have a single control replicate" in found.reasons[0]
+    assert "the blocks ('p', 'q') have a single control replicate each" in found.reasons[0]
     assert not found.holds("x")
+
+
+def test_one_plate_of_a_single_control_among_others_does_no_harm() -> None:
+    assert checked({"p": {"DMSO": 4, "x": 1}, "q": {"DMSO": 1, "x": 1}}).reasons == []
 
 
 def test_a_single_control_beside_no_perturbation_does_no_harm() -> None:
@@ -60,7 +64,7 @@ def test_blocks_without_controls_are_remarked_and_a_label_that_is_only_there_has
     found = checked({"p": {"DMSO": 4, "x": 1}, "q": {"DMSO": 4, "x": 1}, "r": {"x": 1, "y": 3}})
     assert found.reasons == []
     assert len(found.remarks) == 1
-    assert found.remarks[0].startswith("1 blocks have no control ('r')")
+    assert found.remarks[0].startswith("1 of 3 blocks have no control ('r')")
     assert found.by_label == {"y": "no control in its blocks"}
     assert (found.holds("x"), found.holds("y")) == (True, False)
 
@@ -71,6 +75,7 @@ def test_a_label_whose_controls_all_trained_has_no_p_value() -> None:
     found = check_design(blocks, calibrating, split_within=False)
     assert found.by_label == {"y": "no control in its blocks"}
     assert found.reasons == []
+    assert found.remarks[0].startswith("1 of 2 blocks have no control that the model has not seen ('q')")
 
 
 def test_a_label_of_a_single_replicate_has_no_p_value() -> None:
@@ -92,7 +97,7 @@ def test_donors_with_one_control_arm_each_are_a_design_unless_that_arm_trained_t
 def test_controls_that_train_by_half_of_their_cells_leave_no_p_value() -> None:
     found = checked({"p": {"DMSO": 1, "x": 1}, "q": {"DMSO": 1, "x": 1}}, split_within=True)
     assert len(found.reasons) == 1
-    assert "2 blocks ('p', 'q') have a single control replicate" in found.reasons[0]
+    assert "the blocks ('p', 'q') have a single control replicate each" in found.reasons[0]
 
 
 def test_replicates_of_one_name_and_treatment_in_several_blocks_may_be_the_same_animals() -> None:

@@ -11,7 +11,6 @@ import pytest
 from anndata import AnnData
 from hypothesis import given
 from hypothesis import strategies as st
-from linear import LinearModel
 
 import latentcell as lc
 from latentcell.errors import InputError
@@ -69,8 +68,16 @@ def test_controls_of_blocks_in_which_nothing_is_tested_all_train_even_single_one
     assert per_block(found, calibrate) == [2, 0, 0]
 
 
-def test_a_single_control_of_a_tested_block_makes_all_controls_do_both_and_says_so() -> None:
+def test_a_single_control_of_a_tested_block_calibrates_where_others_can_train() -> None:
     found = design([4, 1], [2, 1])
+    train, calibrate, within = split_controls(found, rng=np.random.default_rng(0))
+    assert not within
+    assert per_block(found, train) == [2, 0]
+    assert per_block(found, calibrate) == [2, 1]
+
+
+def test_single_controls_everywhere_do_both_and_that_is_said() -> None:
+    found = design([1, 1], [2, 1])
     train, calibrate, within = split_controls(found, rng=np.random.default_rng(0))
     assert within
     assert train.tolist() == calibrate.tolist() == found.control.tolist()
@@ -132,10 +139,10 @@ def test_few_training_cells_are_warned_of(n: int, warned: bool, caplog: pytest.L
     assert ("only 49 control cells train" in caplog.text) == warned
 
 
-def seen_by_model(cells: AnnData, wells: Sequence[str]) -> LinearModel:
-    """A model that was fitted on the first cell of each of `wells`."""
+def seen_by_model(cells: AnnData, wells: Sequence[str]) -> np.ndarray:
+    """Cells that a model has seen: the first of each of `wells`."""
     first = cells.obs.reset_index().groupby("well")["index"].first()
-    return LinearModel(np.eye(2), seen_names=frozenset(first[list(wells)]))
+    return cells.obs_names.isin(first[list(wells)])
 
 
 def two_plates() -> tuple[AnnData, Design]:
@@ -155,7 +162,7 @@ def two_plates() -> tuple[AnnData, Design]:
 
 def test_a_model_that_saw_none_of_the_cells_is_calibrated_by_all_controls() -> None:
     cells, found = two_plates()
-    calibrating, remarks = refuse_seen(cells, seen_by_model(cells, []), found)
+    calibrating, remarks = refuse_seen(seen_by_model(cells, []), found)
     assert calibrating.tolist() == found.control.tolist()
     assert remarks == []
 
@@ -164,19 +171,19 @@ def test_a_model_that_saw_none_of_the_cells_is_calibrated_by_all_controls() -> N
 def test_a_model_that_saw_a_single_cell_of_a_treated_replicate_is_refused(wells: str) -> None:
     cells, found = two_plates()
     with pytest.raises(InputError, match=r"fitted on cells of \d treated replicates, such as 'x'"):
-        refuse_seen(cells, seen_by_model(cells, wells), found)
+        refuse_seen(seen_by_model(cells, wells), found)
 
 
 def test_a_model_that_saw_all_controls_is_refused() -> None:
     cells, found = two_plates()
     with pytest.raises(InputError, match="fitted on cells of all control replicates"):
-        refuse_seen(cells, seen_by_model(cells, "abcd"), found)
+        refuse_seen(seen_by_model(cells, "abcd"), found)
 
 
 @pytest.mark.parametrize(("wells", "left"), [("a", "bcd"), ("ac", "bd"), ("ab", "cd")])
 def test_controls_that_a_model_saw_do_not_calibrate_it_and_are_counted(wells: str, left: str) -> None:
     cells, found = two_plates()
-    calibrating, remarks = refuse_seen(cells, seen_by_model(cells, wells), found)
+    calibrating, remarks = refuse_seen(seen_by_model(cells, wells), found)
     assert found.wells.loc[calibrating, "replicate"].tolist() == list(left)
     assert remarks == [f"{len(wells)} control replicates trained the model and do not calibrate it."]
 
@@ -186,4 +193,4 @@ def test_a_model_that_saw_all_controls_beside_the_perturbations_is_refused_thoug
     cells = cells[~cells.obs["well"].isin(["f"])].copy()
     found = read_design(cells, group="drug", control="DMSO", replicate="well", block="plate")
     with pytest.raises(InputError, match="fitted on cells of all control replicates"):
-        refuse_seen(cells, seen_by_model(cells, "ab"), found)
+        refuse_seen(seen_by_model(cells, "ab"), found)

@@ -349,6 +349,6 @@ def test_a_verdict_counts_hits_names_groups_without_p_and_gives_the_rate_of_pose
     made = screened(MIXED, validity=found, n_relabellings=9_999)
     said = verdict(made, hit_table(made)[0])
     assert said[0] == "2 of 4 groups tested leave the control distribution at a false discovery rate of 0.05."
-    assert "1 groups have no p-value ('n1'); column 'why' tells the reason." in said
+    assert "No p-value for 1 of 5 groups ('n1'); column 'why' tells the reason." in said
     rate = "reach p <= 0.05 in 6.0% of 200 poses (95 % interval 3.0% to 10.0%; 5 % expected)"
     assert any(rate in each for each in said)

@@ -17,7 +17,7 @@ from latentcell.cells import stores
 from latentcell.errors import InputError
 from latentcell.tl.screen import typicality
 
-TABLES = ("hits", "wells", "calibration", "reasons", "similarity")
+TABLES = ("hits", "wells", "calibration", "reasons")
 VIEWS = ("centroid", "spread", "residual", "residual_energy", "log_var")
 
 
@@ -131,8 +131,8 @@ def test_reasons_name_what_moved_with_intervals_and_counterfactuals(result: Resu
 
 
 def test_opposite_perturbations_have_opposite_shifts(results: dict[str, Result]) -> None:
-    similar = results["profiles"].cells.uns["screen"]["similarity"]
-    assert list(similar.index) == list(similar.columns) == list(results["profiles"].hits.index)
+    labels = results["profiles"].hits.index
+    similar = pd.DataFrame(results["profiles"].cells.uns["screen"]["similarity"], labels, labels)
     np.testing.assert_allclose(np.diag(similar), 1)
     np.testing.assert_allclose(similar, similar.T)
     assert similar.loc["compound_01", "compound_02"] == similar.to_numpy().min() < -0.3  # bigger and smaller
@@ -142,6 +142,7 @@ def test_the_same_seed_gives_the_same_screen_and_another_seed_another_split(resu
     first, second = results["profiles"].cells, screened(simulated()).cells
     for name in TABLES:
         pd.testing.assert_frame_equal(first.uns["screen"][name], second.uns["screen"][name])
+    np.testing.assert_array_equal(first.uns["screen"]["similarity"], second.uns["screen"]["similarity"])
     pd.testing.assert_frame_equal(first.obs, second.obs)
     np.testing.assert_array_equal(first.obsm["screen_residual"], second.obsm["screen_residual"])
     other = screened(simulated(), rng=1).cells
@@ -180,6 +181,7 @@ def test_a_screen_survives_writing_and_reading(
     back = anndata.read_h5ad(tmp_path / "cells.h5ad")
     for name in TABLES:
         pd.testing.assert_frame_equal(back.uns["screen"][name], cells.uns["screen"][name], check_names=False)
+    np.testing.assert_array_equal(back.uns["screen"]["similarity"], cells.uns["screen"]["similarity"])
     assert list(back.uns["screen"]["verdict"]) == list(cells.uns["screen"]["verdict"])
     params = back.uns["screen"]["params"]
     assert {name: params[name] for name in DESIGN} == DESIGN

@@ -31,7 +31,9 @@ def column(cells: AnnData, key: str) -> pd.Series[Any]:
     """
     if key not in cells.obs:
         present = ", ".join(map(repr, cells.obs.columns)) or "none"
-        raise InputError(f"The cells have no column {key!r}; columns of obs: {present}.")
+        measured = key in cells.var_names
+        hint = f" {key!r} is a measured variable: name it with obs_columns (--obs-columns)." if measured else ""
+        raise InputError(f"The cells have no column {key!r}; columns of obs: {present}.{hint}")
     return cells.obs[key]
 
 

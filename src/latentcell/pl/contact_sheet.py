@@ -70,6 +70,8 @@ def contact_sheet(
     InputError
         If no screen was run, or the label is not in it.
     """
+    if n < 1:
+        raise InputError(f"n is {n}; a contact sheet shows at least one cell per row.")
     result = screened(cells)
     hits = result["hits"]
     if label not in set(hits["label"]):

@@ -42,11 +42,11 @@ def similarity(cells: AnnData, *, n: int = 40) -> Figure:
         If no screen was run, or fewer than two groups could be compared with controls.
     """
     result = screened(cells)
-    table = result["similarity"]
-    best = [label for label in result["hits"]["label"].head(n) if np.isfinite(table.loc[label, label])]
-    if len(best) < 2:
-        raise InputError(f"Similarity needs two groups or more, found {len(best)}.")
-    cosine = table.loc[best, best].to_numpy(float)
+    table = np.asarray(result["similarity"], dtype=float)
+    known = np.flatnonzero(np.isfinite(table.diagonal()))[:n]
+    if len(known) < 2:
+        raise InputError(f"Similarity needs two groups or more with controls in their blocks, found {len(known)}.")
+    best, cosine = list(result["hits"]["label"].iloc[known]), table[np.ix_(known, known)]
     if len(best) > 2:
         apart = squareform(np.clip(1 - cosine, 0, 2), checks=False)
         order = leaves_list(optimal_leaf_ordering(linkage(apart, "average"), apart))

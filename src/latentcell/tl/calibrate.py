@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 LEVEL = 0.05
 _APART = 0.01  # of the layout's geometry: a random layout is taken for a contiguous one once in a hundred screens
+_POSE_COLUMNS = ("pose", "like", "n_wells", "statistic", "p")
 _MOST_POSERS, _POSING_RELABELLINGS = 200, 999
 
 
@@ -51,7 +52,7 @@ class Validity:
     reasons: list[str] = field(default_factory=list)
     by_label: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
-    calibration: pd.DataFrame = field(default_factory=pd.DataFrame)
+    calibration: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(_POSE_COLUMNS)))
     rate: float = float("nan")
     low: float = float("nan")
     high: float = float("nan")
@@ -73,24 +74,27 @@ def check_design(design: Design, calibrating: NDArray[np.bool_], *, split_within
     """
     found = Validity()
     wells, control = design.wells, design.control
-    n_controls = wells["block"].map(wells[control].groupby("block").size()).fillna(0).to_numpy()
-    without = list(dict.fromkeys(wells.loc[n_controls == 0, "block"]))
-    if without:
-        found.remarks.append(
-            f"{len(without)} blocks have no control ({listed(without)}): what their plate does and what their "
-            "perturbations do cannot be told apart, so their wells are not tested."
-        )
-    single = list(dict.fromkeys(wells.loc[(n_controls == 1) & ~control, "block"]))
+    tested = wells.loc[~control, "block"].unique().tolist()
+    n_controls, n_left = (
+        wells[which].groupby("block").size().reindex(tested).fillna(0) for which in (control, calibrating)
+    )
+    unseen = "have no control that the model has not seen"
+    for missing, what in ((n_controls == 0, "have no control"), ((n_controls > 0) & (n_left == 0), unseen)):
+        if missing.any():
+            found.remarks.append(
+                f"{missing.sum()} of {len(tested)} blocks {what} ({listed(missing.index[missing])}): what their plate "
+                "does and what their perturbations do cannot be told apart, so their replicates are not tested."
+            )
     if split_within and design.paired:
         found.reasons.append(
             "every block has a single control arm, which had to train the model: with its cells on both sides "
             "nothing is left to calibrate with. Give a model fitted on other controls to get p-values"
         )
-    elif split_within or (single and not design.paired):
-        named = single or list(dict.fromkeys(wells.loc[n_controls == 1, "block"]))
+    elif not design.paired and (n_controls <= 1).all() and (n_controls == 1).any():
         found.reasons.append(
-            f"{len(named)} blocks ({listed(named)}) have a single control replicate: what a plate or a well does by "
-            "itself cannot be told from what a perturbation does. More control wells per plate are needed for p-values"
+            f"the blocks ({listed(n_controls.index)}) have a single control replicate each: what a plate or a well "
+            "does by itself cannot be told from what a perturbation does. More control wells per plate are needed for "
+            "p-values"
         )
     if recurring := _recurring(design):
         found.reasons.append(
@@ -181,7 +185,7 @@ def pose_controls(screened: Screened, *, rng: np.random.Generator) -> None:
             sizes.append(int(posing.sum()))
             outcomes.append((i, label, sizes[-1], tested.statistic, tested.p))
             advance(i + 1, "poses")
-    found.calibration = pd.DataFrame(outcomes, columns=["pose", "like", "n_wells", "statistic", "p"])
+    found.calibration = pd.DataFrame(outcomes, columns=list(_POSE_COLUMNS))
     if not outcomes:
         found.remarks.append("There are too few controls to pose as perturbations: the calibration was not checked.")
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,10 @@ import pandas as pd
 from anndata import AnnData
 
 from latentcell import keys
+from latentcell.cells.check import check_measurements, refuse
+from latentcell.cells.images import channel_names, measured
 from latentcell.errors import InputError
+from latentcell.model.module import modality_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,12 +33,106 @@ _ROLE = "_screen_role"
 _FEW = 50
 
 
+@dataclass(frozen=True)
+class Crossfit:
+    """A model of controls, and what it may say about which cells.
+
+    Attributes
+    ----------
+    model
+        Fitted.
+    seen
+        Cells that it was fitted on, ``(n,)``.
+    trained, calibrating
+        Control replicates that it was fitted on, and those to hold the groups against, ``(n_wells,)``.
+    used
+        Cells that stand for their replicate, ``(n,)``.
+    within
+        Whether replicates had to be split, so that the same ones train and calibrate.
+    remarks
+        What to know about it.
+    """
+
+    model: VAE
+    seen: NDArray[np.bool_]
+    trained: NDArray[np.bool_]
+    calibrating: NDArray[np.bool_]
+    used: NDArray[np.bool_]
+    within: bool
+    remarks: list[str]
+
+
+def crossfit(
+    cells: AnnData,
+    model: VAE | None,
+    design: Design,
+    *,
+    fit: Mapping[str, Any],
+    seed: int,
+    rng: np.random.Generator,
+) -> Crossfit:
+    """Fit a model on some controls, or find what a fitted one has not seen.
+
+    Parameters
+    ----------
+    model
+        Fitted, or settings for the fit; by default those of `default_model`.
+    fit
+        Options of `latentcell.VAE.fit`.
+
+    Raises
+    ------
+    InputError
+        If measurements of any cell are missing, options of a fit come with a fitted model, or see `refuse_seen`.
+    """
+    model = default_model(cells) if model is None else model
+    fitted = "schema_" in vars(model)
+    _refuse_missing(cells, model, fitted=fitted)
+    everything = np.ones(cells.n_obs, dtype=bool)
+    if fitted:
+        if fit:
+            raise InputError("Fit options were given with a model that is fitted already; leave out one of the two.")
+        seen = model.seen(cells)
+        calibrating, remarks = refuse_seen(seen, design)
+        return Crossfit(model, seen, ~calibrating & design.control, calibrating, everything, False, remarks)
+    trained, calibrating, within = split_controls(design, rng=rng)
+    rows = training_cells(design, trained, within=within, rng=rng)
+    fresh = fit_controls(cells, model, rows, fit=fit, seed=seed)
+    seen = np.isin(np.arange(cells.n_obs), rows)
+    if within:
+        return Crossfit(fresh, seen, trained, calibrating, not_trained(design, rows), True, [])
+    remark = (
+        f"{trained.sum()} control replicates trained the model, the other {calibrating.sum()} calibrate; with a model "
+        "fitted on other controls all would."
+    )
+    return Crossfit(fresh, seen, trained, calibrating, everything, False, [remark])
+
+
+def default_model(cells: AnnData, n_latent: int | None = None, *, layer: str | None = None) -> VAE:
+    """Settings that a screen fits with: 16 latent dimensions, at most half the variables of profiles or counts."""
+    from latentcell.model.vae import VAE
+
+    if n_latent is None:
+        n_latent = 16 if layer is None and keys.IMAGES in cells.obsm else int(np.clip(cells.n_vars // 2, 1, 16))
+    return VAE(n_latent, layer=layer)
+
+
+def _refuse_missing(cells: AnnData, model: VAE, *, fitted: bool) -> None:
+    """Refuse measurements that no cell may have, treated ones included, before anything is trained."""
+    kind = model.modality_ if fitted else modality_for(cells, model.layer, model.likelihood)
+    array = measured(cells, None if kind == "images" else model.layer)
+    if np.dtype(array.dtype).kind in "iub":
+        return
+    names = channel_names(cells) if kind == "images" else cells.var_names
+    refuse(check_measurements(array, kind=kind, cell_names=cells.obs_names, variable_names=names))
+
+
 def split_controls(design: Design, *, rng: np.random.Generator) -> tuple[NDArray[np.bool_], NDArray[np.bool_], bool]:
     """Split control replicates within blocks: at most half train, fewer where they have cells enough; others calibrate.
 
     Returns
     -------
-    Which replicates train, which calibrate, each ``(n_wells,)``, and whether they had to be the same ones because a
+    Which replicates train, which calibrate, each ``(n_wells,)``, and whether they had to be the same ones because every
     block has a single control: then cells are split within replicates.
     """
     control, block = design.control, design.block
@@ -44,10 +142,10 @@ def split_controls(design: Design, *, rng: np.random.Generator) -> tuple[NDArray
     tested = set(block[~control].tolist())
     for name in dict.fromkeys(block[control].tolist()):
         rows = np.flatnonzero(control & (block == name))
-        if name in tested and len(rows) == 1:
-            return control.copy(), control.copy(), True
         share = min(enough, len(rows) // 2) if name in tested else len(rows)
         train[rng.permutation(rows)[:share]] = True
+    if not train.any():
+        return control.copy(), control.copy(), True
     return train, control & ~train, False
 
 
@@ -92,15 +190,20 @@ def fit_controls(cells: AnnData, model: VAE, rows: NDArray[np.intp], *, fit: Map
     return model.unfitted().fit(shared, exclude={_ROLE: ["other"]}, rng=seed, **fit)
 
 
-def refuse_seen(cells: AnnData, model: VAE, design: Design) -> tuple[NDArray[np.bool_], list[str]]:
+def refuse_seen(seen: NDArray[np.bool_], design: Design) -> tuple[NDArray[np.bool_], list[str]]:
     """Which control replicates a fitted model has not seen, ``(n_wells,)``, and what to say about the others.
+
+    Parameters
+    ----------
+    seen
+        Cells that the model was fitted on, ``(n,)``.
 
     Raises
     ------
     InputError
         If it has seen cells of every control, or of a perturbation.
     """
-    seen = np.bincount(design.well, weights=model.seen(cells), minlength=len(design.wells)) > 0
+    seen = np.bincount(design.well, weights=seen, minlength=len(design.wells)) > 0
     calibrating = design.control & ~seen
     tested = seen & ~design.control
     if tested.any():

@@ -210,8 +210,8 @@ def verdict(screened: Screened, hits: pd.DataFrame) -> list[str]:
         )
         words.append(_attainable(tested))
     if found.by_label and not found.reasons:
-        listing = listed(list(found.by_label))
-        words.append(f"{len(found.by_label)} groups have no p-value ({listing}); column 'why' tells the reason.")
+        listing, n = listed(list(found.by_label)), len(found.by_label)
+        words.append(f"No p-value for {n} of {len(hits)} groups ({listing}); column 'why' tells the reason.")
     if np.isfinite(found.rate):
         words.append(
             f"Controls posing as perturbations reach p <= 0.05 in {found.rate:.1%} of {len(found.calibration)} poses "

@@ -14,7 +14,7 @@ from latentcell.errors import InputError
 from latentcell.model.fit import seed_of
 from latentcell.stats.relabelling import N_RELABELLINGS, shift
 from latentcell.tl.calibrate import check_design, check_layout, pose_controls
-from latentcell.tl.crossfit import fit_controls, not_trained, refuse_seen, split_controls, training_cells
+from latentcell.tl.crossfit import Crossfit, crossfit
 from latentcell.tl.design import Design, read_design
 from latentcell.tl.embed import provenance, write_codes
 from latentcell.tl.explain import counterfactual, most_typical, well_variables
@@ -74,8 +74,8 @@ def screen(
     `latentcell.tl.hits.hit_table`, and ``outlier_share`` of its cells with a typicality of at most 0.05,
     ``nearest_cells`` to its mean code, ``why``), ``wells`` (design, role and views of each replicate), ``calibration``
     (controls posing as perturbations), ``reasons`` (what moved, with intervals; see `latentcell.tl.hits.reasons_table`,
-    and ``counterfactual``, the effect that control cells decoded with the group's shift show), ``similarity`` (cosine
-    of the groups' sphered shifts), and ``verdict`` (sentences), ``params``.
+    and ``counterfactual``, the effect that control cells decoded with the group's shift show); and ``similarity``
+    (cosine of the groups' sphered shifts, rows and columns as in ``hits``), ``verdict`` (sentences), ``params``.
 
     Parameters
     ----------
@@ -115,66 +115,47 @@ def screen(
         If the design cannot be read (see `latentcell.tl.design.read_design`), the model has seen all controls or a
         treated replicate, or measurements are missing.
     """
+    if n_relabellings < 1:
+        raise InputError(f"n_relabellings is {n_relabellings}; at least one relabelling is needed, better 999 or more.")
     seed = seed_of(rng)
     generator = np.random.default_rng([seed, 4])
     design = read_design(
         cells, group=group, control=control, replicate=replicate, block=block, dose=dose, position=position,
         covariates=covariates,
     )  # fmt: skip
-    if model is not None and _fitted(model):
-        if fit:
-            raise InputError("Fit options were given with a model that is fitted already; leave out one of the two.")
-        calibrating, remarks = refuse_seen(cells, model, design)
-        trained, within, used = ~calibrating & design.control, False, None
-    else:
-        trained, calibrating, within = split_controls(design, rng=generator)
-        rows = training_cells(design, trained, within=within, rng=generator)
-        settings = _default(cells) if model is None else model
-        model = fit_controls(cells, settings, rows, fit=dict(fit or {}), seed=seed)
-        remarks = [] if within else [_split_remark(trained, calibrating)]
-        used = not_trained(design, rows) if within else None
-    found = check_design(design, calibrating, split_within=within)
-    found.remarks[:0] = remarks
-    per_cell, views = describe(cells, model, design, calibrating, used=used, seed=seed)
-    check_layout(found, design, views[CENTROID], calibrating, rng=generator)
-    variables, variable_sd = well_variables(cells, model, design, rng=generator)
-    screened = Screened(design, views, variables, variable_sd, calibrating, found, n_relabellings, seed)
+    known = crossfit(cells, model, design, fit=fit or {}, seed=seed, rng=generator)
+    found = check_design(design, known.calibrating, split_within=known.within)
+    found.remarks[:0] = known.remarks
+    per_cell, views = describe(cells, known.model, design, known.calibrating, used=known.used, seed=seed)
+    check_layout(found, design, views[CENTROID], known.calibrating, rng=generator)
+    variables, variable_sd = well_variables(cells, known.model, design, rng=generator)
+    screened = Screened(design, views, variables, variable_sd, known.calibrating, found, n_relabellings, seed)
     if not found.reasons:
         pose_controls(screened, rng=generator)
     hits, similar = hit_table(screened)
     reasons = reasons_table(screened)
-    reasons["counterfactual"] = _drawn_changes(screened, hits, reasons, cells, model, per_cell.mu)
-    typical = typicality(per_cell.log_px - per_cell.kl, calibrating[design.well] & (True if used is None else used))
-    label = design.wells["label"].to_numpy(object)[design.well]
-    members = pd.Series(np.arange(cells.n_obs)).groupby(label).apply(np.asarray)
-    hits["outlier_share"] = [float(np.mean(typical[members[each]] <= OUTLYING)) for each in hits["label"]]
-    hits["nearest_cells"] = [
-        ", ".join(cells.obs_names[most_typical(per_cell.mu, members[each], _NEAREST_CELLS)]) for each in hits["label"]
-    ]
+    reasons["counterfactual"] = _drawn_changes(screened, hits, reasons, cells, known.model, per_cell.mu)
+    _write_cells(cells, per_cell, known, design, seed)
+    _add_members(hits, cells)
     hits["why"] = in_words(hits, reasons, found)
-    wells = _well_table(design, views, trained, calibrating)
-    _write_cells(cells, per_cell, typical, model, seed)
-    for name in ("label", "role"):
-        cells.obs[f"{keys.SCREEN}_{name}"] = pd.Categorical(wells[name].to_numpy(object)[design.well])
     sentences = verdict(screened, hits)
     cells.uns[keys.SCREEN] = {
         "hits": hits,
-        "wells": wells,
+        "wells": _well_table(design, views, known),
         "calibration": found.calibration,
         "reasons": reasons,
-        "similarity": similar,
+        "similarity": similar.to_numpy(),
         "verdict": np.array(sentences, dtype=object),
         "params": {
             "group": group, "control": str(control), "replicate": replicate, "block": block or "", "dose": dose or "",
             "n_relabellings": n_relabellings, "rng": seed, "views": np.array(list(views.everything), dtype=object),
             "rejection_rate": found.rate, "rejection_low": found.low, "rejection_high": found.high,
-            "valid": not found.reasons, "model_sha256": model.sha256(),
+            "valid": not found.reasons, "model_sha256": known.model.sha256(),
         },
     }  # fmt: skip
-    for sentence in sentences:
-        logger.info("%s", sentence)
+    logger.log(logging.WARNING if found.reasons else logging.INFO, "%s", sentences[0])
     logger.info("added %r (adata.uns; tables %s)", keys.SCREEN, "hits, wells, calibration, reasons, similarity")
-    return model
+    return known.model
 
 
 def _drawn_changes(
@@ -217,44 +198,40 @@ def typicality(elbo: NDArray[np.float32], reference: NDArray[np.bool_]) -> NDArr
     return np.minimum(1.0, 2 * share).astype(np.float32)
 
 
-def _fitted(model: VAE) -> bool:
-    return "schema_" in vars(model)
-
-
-def _default(cells: AnnData) -> VAE:
-    from latentcell.model.vae import VAE
-
-    n_variables = cells.n_vars if keys.IMAGES not in cells.obsm else 32
-    return VAE(int(np.clip(n_variables // 2, 1, 16)))
-
-
-def _write_cells(cells: AnnData, per_cell: PerCell, typical: NDArray[np.float32], model: VAE, seed: int) -> None:
-    terms = {"elbo": per_cell.log_px - per_cell.kl, "log_px": per_cell.log_px, "kl": per_cell.kl}
-    write_codes(cells, per_cell.mu, per_cell.var, terms)
-    cells.uns[keys.VAE] = provenance(model, seed)
+def _write_cells(cells: AnnData, per_cell: PerCell, known: Crossfit, design: Design, seed: int) -> None:
+    elbo = per_cell.log_px - per_cell.kl
+    write_codes(cells, per_cell.mu, per_cell.var, {"elbo": elbo, "log_px": per_cell.log_px, "kl": per_cell.kl})
+    cells.obs[keys.seen(keys.VAE)] = known.seen
+    cells.uns[keys.VAE] = provenance(known.model, seed)
     cells.obs[f"{keys.SCREEN}_log_var"] = np.log(per_cell.var).mean(axis=1)
-    cells.obs[f"{keys.SCREEN}_typicality"] = typical
+    cells.obs[f"{keys.SCREEN}_typicality"] = typicality(elbo, known.calibrating[design.well] & known.used)
     cells.obsm[f"{keys.SCREEN}_residual"] = per_cell.residual_energy
+    for name, values in (("label", design.wells["label"].to_numpy(object)), ("role", _roles(known))):
+        cells.obs[f"{keys.SCREEN}_{name}"] = pd.Categorical(values[design.well])
 
 
-def _well_table(
-    design: Design, views: Views, trained: NDArray[np.bool_], calibrating: NDArray[np.bool_]
-) -> pd.DataFrame:
+def _add_members(hits: pd.DataFrame, cells: AnnData) -> None:
+    """Add share of outliers and names of typical cells to the table of hits."""
+    label = cells.obs[f"{keys.SCREEN}_label"].to_numpy(object)
+    outlying = cells.obs[f"{keys.SCREEN}_typicality"].to_numpy() <= OUTLYING
+    members = pd.Series(np.arange(cells.n_obs)).groupby(label).apply(np.asarray)
+    hits["outlier_share"] = [float(np.mean(outlying[members[each]])) for each in hits["label"]]
+    codes = np.asarray(cells.obsm[keys.VAE])
+    nearest = [most_typical(codes, members[each], _NEAREST_CELLS) for each in hits["label"]]
+    hits["nearest_cells"] = [", ".join(cells.obs_names[rows]) for rows in nearest]
+
+
+def _roles(known: Crossfit) -> NDArray[np.object_]:
+    both = known.trained & known.calibrating
+    names = ["trained and compared", "trained", "calibrated"]
+    return np.select([both, known.trained, known.calibrating], names, "tested").astype(object)
+
+
+def _well_table(design: Design, views: Views, known: Crossfit) -> pd.DataFrame:
     """Design, role and views of the replicates; of views with many columns their first 64."""
-    wells = design.wells.copy()
-    wells["role"] = np.select(
-        [trained & calibrating, trained, calibrating], ["trained and compared", "trained", "calibrated"], "tested"
-    )
     columns = {
         f"{name}_{views.dimensions[i] if name in LATENT else i}": values[:, i]
         for name, values in views.everything.items()
         for i in range(min(values.shape[1], MOST_COLUMNS))
     }
-    return pd.concat([wells, pd.DataFrame(columns)], axis=1)
-
-
-def _split_remark(trained: NDArray[np.bool_], calibrating: NDArray[np.bool_]) -> str:
-    return (
-        f"{trained.sum()} control replicates trained the model, the other {calibrating.sum()} calibrate; with a model "
-        "fitted on other controls all would."
-    )
+    return pd.concat([design.wells.assign(role=_roles(known)), pd.DataFrame(columns)], axis=1)
