@@ -180,3 +180,46 @@ def test_a_model_that_saw_treated_cells_is_refused_and_nothing_is_written(data: 
     said = screen(data, *DESIGN, "--model", tmp_path / "run", "--out", tmp_path / "out", status=2)
     assert "treated replicates, such as 'compound_0" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_without_p_values_writes_valid_json_and_a_calibration_with_columns(tmp_path: Path) -> None:
+    simulated(n_control_wells=1, n_perturbations=3).write_h5ad(tmp_path / "cells.h5ad")
+    screen(tmp_path / "cells.h5ad", *DESIGN, "--out", tmp_path / "out", *QUICK)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    assert list(pd.read_csv(tmp_path / "out" / "calibration.csv").columns)
+    json.loads((tmp_path / "out" / "screen.json").read_text(), parse_constant=refuse)
+
+
+def test_the_command_refuses_a_latent_space_without_dimensions(data: Path, tmp_path: Path) -> None:
+    screen(data, *DESIGN, "--latent", 0, "--out", tmp_path, *QUICK, status=2)
+
+
+def test_the_command_refuses_options_of_a_fit_with_a_fitted_model(data: Path, tmp_path: Path) -> None:
+    lc.VAE(2, width=8).fit(
+        simulated(),
+        exclude={
+            "kind": [k for k in simulated().obs["kind"].unique() if k != "control"],
+            "plate": ["plate_1", "plate_2"],
+        },
+        epochs=1,
+        rng=0,
+    ).save(tmp_path / "run")
+    screen(data, *DESIGN, "--model", tmp_path / "run", "--epochs", 3, "--out", tmp_path / "out", status=2)
+
+
+def test_the_command_of_two_groups_of_which_one_has_no_control_draws_what_it_can(tmp_path: Path) -> None:
+    cells = simulated(n_perturbations=2)
+    cells.obs["perturbation"] = cells.obs["perturbation"].astype(str).replace({"compound_01": "compound_02"})
+    last = cells.obs["plate"] == "plate_3"
+    cells.obs.loc[last & (cells.obs["perturbation"] == "compound_02"), "perturbation"] = "orphan"
+    cells[~(last & (cells.obs["perturbation"] == "control")).to_numpy()].copy().write_h5ad(tmp_path / "cells.h5ad")
+    screen(tmp_path / "cells.h5ad", *DESIGN, "--out", tmp_path / "out", *QUICK)
+
+
+def test_the_command_leaves_no_contact_sheet_of_an_earlier_screen(data: Path, tmp_path: Path) -> None:
+    screen(data, *DESIGN, "--out", tmp_path, "--epochs", 2, "--sheets", 2)
+    screen(data, *DESIGN, "--out", tmp_path, "--epochs", 2, "--sheets", 1)
+    assert len(list((tmp_path / "figures").glob("hit_*.png"))) == 1
