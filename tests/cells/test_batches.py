@@ -223,13 +223,21 @@ def whole_batch() -> Batch:
     )
 
 
-def test_taking_rows_keeps_every_part_together() -> None:
-    batch, rows = whole_batch(), np.array([4, 0])
-    taken = batch.take(rows)
-    assert len(taken) == 2
-    np.testing.assert_array_equal(taken.index, [14, 10])
-    for part in ("x", "size", "covariates", "mask", "target"):
-        assert torch.equal(getattr(taken, part), getattr(batch, part)[[4, 0]]), part
+def test_cells_held_in_memory_keep_every_part_together() -> None:
+    rng = np.random.default_rng(0)
+    whole = Source(
+        names=np.array([f"c{i}" for i in range(9)]),
+        array=rng.integers(0, 200, (9, 2, 4, 4), dtype=np.uint16),
+        location=np.float32(3),
+        scale=np.float32(2),
+        size=np.arange(9, dtype=np.float32),
+        covariates=np.eye(9, dtype=np.float32),
+        masks=rng.random((9, 4, 4)) < 0.5,
+    )
+    rows = np.array([7, 2, 5])
+    held, expected = whole.held(rows).batch(np.array([2, 0])), whole.batch(rows[[2, 0]])
+    for part in ("x", "size", "covariates", "mask"):
+        assert torch.equal(getattr(held, part), getattr(expected, part)), part
 
 
 def test_moving_a_batch_moves_every_part() -> None:

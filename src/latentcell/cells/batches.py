@@ -53,15 +53,6 @@ class Batch:
     def __len__(self) -> int:
         return len(self.index)
 
-    def take(self, rows: np.ndarray) -> Batch:
-        """The given rows of this batch."""
-
-        def pick(values: Tensor | None) -> Tensor | None:
-            return None if values is None else values[torch.from_numpy(rows)]
-
-        x = self.x[torch.from_numpy(rows)]
-        return Batch(x, pick(self.size), pick(self.covariates), pick(self.mask), self.index[rows], pick(self.target))
-
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
         if device.type == "cpu":
@@ -156,6 +147,17 @@ class Source:
                 masks[block] = turned_masks
         return replace(self, array=values, masks=masks, columns=None, prepare=None)
 
+    def held(self, rows: np.ndarray) -> Source:
+        """The cells `rows` as a source in memory, in the stored dtype, numbered from 0."""
+        return replace(
+            self,
+            array=take_rows(self.array, rows),
+            names=self.names[rows],
+            size=None if self.size is None else self.size[rows],
+            covariates=None if self.covariates is None else self.covariates[rows],
+            masks=None if self.masks is None else take_rows(self.masks, rows),
+        )
+
     def batch(self, rows: np.ndarray) -> Batch:
         """Cells `rows` as the model sees them.
 
@@ -216,9 +218,7 @@ def shuffled(source: Source, rows: np.ndarray, batch_size: int, rng: np.random.G
     order = rng.permutation(len(blocks))
     for start in range(0, len(blocks), _BLOCKS_MIXED):
         members = np.sort(np.concatenate([blocks[i] for i in order[start : start + _BLOCKS_MIXED]]))
-        held = source.batch(members)
-        mixed = rng.permutation(len(members))
-        for first in range(0, len(mixed), batch_size):
-            part = mixed[first : first + batch_size]
-            if len(part) > 1 or len(rows) == 1:
-                yield held.take(part)
+        held = source.held(members)
+        for batch in in_order(held, rng.permutation(len(members)), batch_size):
+            if len(batch) > 1 or len(rows) == 1:
+                yield replace(batch, index=members[batch.index])
