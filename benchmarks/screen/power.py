@@ -22,8 +22,10 @@ from sklearn.metrics import roc_auc_score
 import latentcell as lc
 from latentcell.stats.hit_calling import hit_p_values
 from latentcell.stats.relabelling import layout, relabelling_test
+from latentcell.tl.calibrate import Validity
 from latentcell.tl.crossfit import fit_controls, split_controls, training_cells
 from latentcell.tl.design import read_design
+from latentcell.tl.screened import Screened
 from latentcell.tl.wells import CENTROID, describe
 
 SEEDS = {"profiles": (0, 1, 2), "counts": (0, 1, 2), "images": (0, 1)}
@@ -50,12 +52,13 @@ def replicates(modality: str, seed: int):
 def scores(design, calibrating, views, error) -> pd.DataFrame:
     """One row per group and recipe: p and statistic."""
     block, rows = design.block, []
+    screened = Screened(design, views, pd.DataFrame(), np.empty(0), calibrating, Validity(), 999, 0)
     for label in design.labels:
         plan = layout(design.of(label), calibrating, block)
+        matched = screened.views.matched(plan)
         options = {"control": calibrating, "block": block, "n_relabellings": 999, "rng": 0}
-        matched = views.matched(plan)
-        for name, given in (("relabelling", list(matched.values())), ("relabelling, codes only", [matched[CENTROID]])):
-            tested = relabelling_test(given, plan, **options)
+        codes = relabelling_test([matched[CENTROID]], plan, **options)
+        for name, tested in (("relabelling", screened.joint_test(plan)[0]), ("relabelling, codes only", codes)):
             rows.append((name, label, tested.p, tested.statistic))
     kept = calibrating | ~design.control
     values, label = views[CENTROID][kept], design.wells["label"].to_numpy(object)[kept]

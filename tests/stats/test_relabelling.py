@@ -234,6 +234,8 @@ def test_views_are_combined_by_the_harmonic_mean_of_their_approximate_p() -> Non
     p = np.stack([approximate_p(t) for t in every.T], axis=1)
     np.testing.assert_allclose(combined(every), -np.log10(4 / (1 / p).sum(axis=1)), rtol=1e-9)
     np.testing.assert_allclose(combined(every[:, :1]), -np.log10(p[:, 0]), rtol=1e-9)
+    weighted = combined(every, [6.0, 0.0, 2.0, 2.0])
+    np.testing.assert_allclose(weighted, -np.log10(1 / (np.array([0.6, 0, 0.2, 0.2]) / p).sum(axis=1)), rtol=1e-9)
 
 
 @pytest.mark.parametrize("df", [2, 5, 30])

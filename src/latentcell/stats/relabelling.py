@@ -137,6 +137,7 @@ def relabelling_test(
     *,
     control: NDArray[np.bool_],
     block: NDArray[Any],
+    weights: Sequence[float] | None = None,
     n_relabellings: int = N_RELABELLINGS,
     rng: int | np.random.Generator | None = None,
 ) -> Relabelled:
@@ -154,12 +155,14 @@ def relabelling_test(
         Rows of the group and of its controls; see `layout`.
     control, block
         As for `layout`: controls of other blocks add to the covariance, their labels are not exchanged.
+    weights
+        Of the views in the combination; by default all alike.
     n_relabellings
         B, where not all relabellings are enumerated.
     """
     drawn = relabellings(design, n=n_relabellings, rng=np.random.default_rng(rng))
     every = np.stack([statistics(view, design, drawn, control=control, block=block) for view in views], axis=1)
-    joint = combined(every)
+    joint = combined(every, weights)
     return Relabelled(
         statistic=float(joint[0]),
         p=share_as_extreme(joint),
@@ -169,8 +172,8 @@ def relabelling_test(
     )
 
 
-def combined(every: Array) -> Array:
-    """-log10 of the harmonic mean p over views (Wilson 2019), approximately, for every relabelling, ``(1 + B,)``.
+def combined(every: Array, weights: Sequence[float] | None = None) -> Array:
+    """-log10 of the weighted harmonic mean p over views (Wilson 2019), roughly, of every relabelling, ``(1 + B,)``.
 
     The harmonic mean follows the smallest p, so that a change that one view sees is not drowned by views that see none.
     The cube root of T, close to normal as that of a chi-square is (Wilson and Hilferty 1931), is measured from its
@@ -181,13 +184,16 @@ def combined(every: Array) -> Array:
     ----------
     every
         T of every relabelling and view, ``(1 + B, n_views)``.
+    weights
+        Of the views, ``(n_views,)``; by default all alike.
     """
+    share = np.ones(every.shape[1]) if weights is None else np.asarray(weights, np.float64)
     root = np.cbrt(every)
     low, middle, high = np.quantile(root, (0.25, 0.5, 0.75), axis=0)
     tiny = _TIES * middle
     scale = np.where(high - low > tiny, (high - low) / _NORMAL_IQR, root.std(axis=0))
     log_p = np.where(scale > tiny, log_ndtr((middle - root) / np.where(scale > tiny, scale, 1.0)), 0.0)
-    return np.asarray((logsumexp(-log_p, axis=1) - np.log(every.shape[1])) / np.log(10))
+    return np.asarray(logsumexp(-log_p, axis=1, b=share / share.sum()) / np.log(10))
 
 
 def share_as_extreme(values: Array) -> float:

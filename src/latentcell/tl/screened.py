@@ -9,13 +9,17 @@ import numpy as np
 import pandas as pd
 
 from latentcell.stats.relabelling import Array, Layout, Relabelled, accounted_for, relabelling_test
-from latentcell.tl.wells import Views
+from latentcell.tl.wells import CENTROID, Views
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from latentcell.tl.calibrate import Validity
     from latentcell.tl.design import Design
+
+
+CENTROID_SHARE = 0.5
+"""Weight of the mean code in the joint test; the other views share the rest. Most perturbations move the mean code."""
 
 
 @dataclass(frozen=True)
@@ -84,19 +88,23 @@ class Screened:
             Replicates that are controls, ``(n_wells,)``; by default those that calibrate.
         """
         views = self.views.matched(plan)
-        tested = self._test([self.adjusted(view, plan) for view in views.values()], plan, control)
+        weights = [CENTROID_SHARE if name == CENTROID else (1 - CENTROID_SHARE) / (len(views) - 1) for name in views]
+        tested = self._test([self.adjusted(view, plan) for view in views.values()], plan, control, weights)
         return tested, list(views)
 
     def count_test(self, plan: Layout) -> Relabelled:
         """Test whether the number of cells per replicate differs from that of controls."""
-        return self._test([self.log_count[:, None]], plan, None)
+        return self._test([self.log_count[:, None]], plan, None, None)
 
-    def _test(self, views: list[Array], plan: Layout, control: NDArray[np.bool_] | None) -> Relabelled:
+    def _test(
+        self, views: list[Array], plan: Layout, control: NDArray[np.bool_] | None, weights: list[float] | None
+    ) -> Relabelled:
         return relabelling_test(
             views,
             plan,
             control=self.calibrating if control is None else control,
             block=self.design.block,
+            weights=weights,
             n_relabellings=self.n_relabellings,
             rng=self.seed,
         )
