@@ -31,7 +31,7 @@ from latentcell.tl.explain import (
     well_variables,
 )
 
-NO_SD = np.full(3, np.nan)
+NO_SD = np.array([np.nan])
 
 
 def plan_of(*blocks: tuple[int, int]) -> Layout:
@@ -41,8 +41,10 @@ def plan_of(*blocks: tuple[int, int]) -> Layout:
     return Layout(rows, tuple(m for m, _ in blocks))
 
 
-def moderated(variance: np.ndarray, f: int) -> np.ndarray:
-    return np.sqrt((f * variance + 4 * np.median(variance)) / (f + 4))
+def moderated(variance: np.ndarray, f: int, controls: np.ndarray) -> np.ndarray:
+    """SD of variances drawn towards their median in units of the SD of all controls, with four degrees of freedom."""
+    unit = controls.var(axis=0)
+    return np.sqrt((f * variance + 4 * np.median(variance / unit) * unit) / (f + 4))
 
 
 def test_effects_are_shifts_over_the_sd_of_replicates_within_labels_and_blocks_other_plates_included() -> None:
@@ -52,7 +54,7 @@ def test_effects_are_shifts_over_the_sd_of_replicates_within_labels_and_blocks_o
     a, b, c = values[:2], values[2:5], values[6:9]
     parts = [a, b, c, values[9:]]
     f = 1 + 2 + 2 + 2
-    sd = moderated(sum(((x - x.mean(0)) ** 2).sum(0) for x in parts) / f, f)
+    sd = moderated(sum(((x - x.mean(0)) ** 2).sum(0) for x in parts) / f, f, np.concatenate([b, c, values[9:]]))
     w = np.array([2 * 3 / 5, 1 * 3 / 4])
     shift = (w[0] * (a.mean(0) - b.mean(0)) + w[1] * (values[5] - c.mean(0))) / w.sum()
     half = student_t.ppf(0.975, f + 4) / np.sqrt(w.sum())
@@ -66,7 +68,7 @@ def test_where_no_block_has_two_replicates_of_a_label_the_sd_is_that_of_the_shif
     values = np.random.default_rng(0).normal(size=(10, 12)) * np.resize([1, 2, 5], 12)
     found = effects(values, plan_of(*[(1, 1)] * 5), [], NO_SD)
     shifts = values[::2] - values[1::2]
-    sd = moderated(shifts.var(axis=0, ddof=1) / 2, 4)
+    sd = moderated(shifts.var(axis=0, ddof=1) / 2, 4, values[1::2])
     half = student_t.ppf(0.975, 8) / np.sqrt(2.5)
     np.testing.assert_allclose(found.sd, sd)
     np.testing.assert_allclose(found.value, shifts.mean(0) / sd)
@@ -83,12 +85,14 @@ def test_with_too_few_replicates_effects_are_in_sd_of_cells_and_have_no_interval
     assert found.unit == "cells"
 
 
-def test_a_variable_that_hardly_varies_does_not_lead_by_chance() -> None:
-    values = np.random.default_rng(0).normal(size=(9, 12)) * np.append(np.ones(11), 1e-6)
-    values[0, [0, -1]] += [9, 1e-4]
-    found = effects(values, plan_of((1, 8)), [], NO_SD)
+def test_a_variable_that_hardly_varies_among_controls_does_not_lead_for_that_whatever_the_units() -> None:
+    rng, cell_sd = np.random.default_rng(0), np.geomspace(1e-3, 1e3, 12)
+    values = rng.normal(size=(9, 12)) * 0.3 * cell_sd
+    values[1:, -1] = 0.0
+    values[0, [0, -1]] = [6 * cell_sd[0], 0.3 * cell_sd[-1]]
+    found = effects(values, plan_of((1, 8)), [], cell_sd)
     assert np.argmax(np.abs(found.value)) == 0
-    assert abs(found.value[-1]) < 0.01
+    assert abs(found.value[-1]) < 4
 
 
 @pytest.mark.parametrize("shift", [0.0, 3.0])

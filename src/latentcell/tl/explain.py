@@ -93,8 +93,9 @@ def effects(values: Array, design: Layout, others: list[NDArray[np.intp]], cell_
     """Shift of a group from its controls, variable by variable.
 
     The SD is that of replicates (see `noise`), with fewer than three degrees of freedom that of cells within a
-    replicate. Variances of ten or more variables are moderated by their median, so that a variable that hardly varies
-    does not lead the list by chance. Intervals are those of the shift, in units of that SD.
+    replicate. Variances of ten or more variables are moderated by their median in units of `cell_sd` (where that is not
+    known, of the SD of all controls), so that a variable that hardly varies among controls does not lead the list.
+    Intervals are those of the shift, in units of that SD.
 
     Parameters
     ----------
@@ -106,7 +107,9 @@ def effects(values: Array, design: Layout, others: list[NDArray[np.intp]], cell_
         sd, unknown = np.where(cell_sd > 0, cell_sd, np.nan), np.full(len(cell_sd), np.nan)
         return Effects(value / sd, unknown, unknown, sd, "cells")
     variance, prior = (residuals**2).sum(axis=0) / f, _PRIOR_DF if len(value) >= _MANY else 0.0
-    moderated = (f * variance + prior * np.median(variance)) / (f + prior)
+    controls = np.concatenate([*(rows[m:] for rows, m in zip(design.rows, design.n_treated, strict=True)), *others])
+    unit = np.square(np.where(cell_sd > 0, cell_sd, np.maximum(values[controls].std(axis=0), 1e-12)))
+    moderated = (f * variance + prior * np.median(variance / unit) * unit) / (f + prior)
     sd = np.sqrt(np.maximum(moderated, 1e-24))
     half = student_t.ppf(0.975, f + prior) / np.sqrt(precision(design).sum())
     return Effects(value / sd, value / sd - half, value / sd + half, sd, "replicates")
