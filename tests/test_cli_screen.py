@@ -178,7 +178,7 @@ def test_wells_that_recur_on_plates_are_refused_with_the_option_to_give(data: Pa
 def test_a_model_that_saw_treated_cells_is_refused_and_nothing_is_written(data: Path, tmp_path: Path) -> None:
     lc.VAE(2, width=8).fit(ad.read_h5ad(data), epochs=1, rng=0).save(tmp_path / "run" / "model")
     said = screen(data, *DESIGN, "--model", tmp_path / "run", "--out", tmp_path / "out", status=2)
-    assert "treated replicates, such as 'compound_0" in said
+    assert "treated replicates (first: 'compound_0" in said
     assert not (tmp_path / "out").exists()
 
 

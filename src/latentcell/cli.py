@@ -43,7 +43,7 @@ _LIKELIHOOD_HELP = (
     "continuous_bernoulli, bernoulli (masks), discretized_logistic, poisson_gaussian[=gain]. auto chooses."
 )
 Run = Annotated[Path, typer.Argument(help="Folder written by `latentcell fit`.")]
-Out = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
+Out = Annotated[Path, typer.Option("--out", file_okay=False, help="Folder for the results.")]
 Table = Annotated[Path | None, typer.Option("--table", help="Table of the cells, where it does not lie with them.")]
 ObsColumns = Annotated[
     str | None, typer.Option(help="Comma-separated numeric columns of a profile table that annotate, not measure.")
@@ -327,8 +327,9 @@ def _told() -> Iterator[None]:
     """Turn refusals into one paragraph and status 2, and warnings and log lines into plain text."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("latentcell").setLevel(logging.INFO)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_Once())
+    once, handlers = _Once(), list(logging.getLogger().handlers)
+    for handler in handlers:
+        handler.addFilter(once)
     for noisy in ("fontTools", "matplotlib", "fsspec", "anndata"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     warnings.showwarning = lambda message, *_, **__: console.print(f"warning: {message}", markup=False)
@@ -347,6 +348,9 @@ def _told() -> Iterator[None]:
     except OSError as error:
         console.print(f"latentcell: {error}. Nothing that was there before is lost.", markup=False)
         raise typer.Exit(1) from None
+    finally:
+        for handler in handlers:
+            handler.removeFilter(once)
 
 
 class _Once(logging.Filter):

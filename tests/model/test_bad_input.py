@@ -216,3 +216,9 @@ def test_a_number_for_a_likelihood_that_takes_none_is_refused() -> None:
 
 def test_a_level_to_exclude_may_be_given_alone() -> None:
     assert fit(count_cells(), exclude={"stage": "late"}).report_["n_excluded"] > 0
+
+
+@pytest.mark.parametrize("minutes", [0.0, -1.0, float("nan")])
+def test_no_time_to_train_in_is_refused(minutes: float) -> None:
+    with pytest.raises(InputError, match="max_minutes is"):
+        lc.VAE(2).fit(profile_cells(), max_minutes=minutes)

@@ -170,7 +170,7 @@ def test_a_model_that_saw_none_of_the_cells_is_calibrated_by_all_controls() -> N
 @pytest.mark.parametrize("wells", ["e", "abcde", "aef"])
 def test_a_model_that_saw_a_single_cell_of_a_treated_replicate_is_refused(wells: str) -> None:
     cells, found = two_plates()
-    with pytest.raises(InputError, match=r"fitted on cells of \d treated replicates, such as 'x'"):
+    with pytest.raises(InputError, match=r"fitted on cells of \d treated replicates \(first: 'x'\)"):
         refuse_seen(seen_by_model(cells, wells), found)
 
 

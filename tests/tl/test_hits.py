@@ -191,7 +191,7 @@ def test_a_change_of_cell_number_alone_is_told_from_a_change_of_the_cells() -> N
     assert hits.loc["n", "p_count"] > 0.05
     said = verdict(made, hits.reset_index())
     assert said[0].startswith("0 of 2 groups tested leave")
-    assert "1 of 2 groups change the number of cells at the same rate." in said
+    assert "1 of 2 groups change the number of cells ('dying'), by a test of its own." in said
 
 
 def test_the_count_effect_is_the_log2_ratio_of_cells_per_replicate() -> None:
@@ -269,10 +269,12 @@ def test_groups_without_controls_have_no_reasons_and_the_table_keeps_its_columns
     assert len(reasons_table(none)) == 0
 
 
-def words(p_centroid: float, p_spread: float, share: float = np.nan, validity: Validity | None = None) -> str:
+def words(
+    p_centroid: float, p_spread: float, share: float = np.nan, validity: Validity | None = None, q: float = 0.01
+) -> str:
     hits = pd.DataFrame({
-        "label": ["g"], "count_share": [share], "p_centroid": [p_centroid], "p_spread": [p_spread], "p_count": [0.001],
-        "p_dose_trend": [0.001],
+        "label": ["g"], "q": [q], "count_share": [share], "p_centroid": [p_centroid], "p_spread": [p_spread],
+        "p_count": [0.001], "p_dose_trend": [0.001],
     })  # fmt: skip
     reasons = pd.DataFrame(
         [("g", "latent", "3", -2.04, "replicates"), ("g", "variable", "area", 1.26, "replicates"),
@@ -288,6 +290,7 @@ def test_a_row_says_what_moved_in_which_unit() -> None:
 
 def test_a_row_says_where_only_another_view_than_the_mean_code_moved() -> None:
     assert words(0.2, 0.01).startswith("mean code unmoved, seen in spread; area")
+    assert words(0.2, 0.01, q=0.2).startswith("area")
     for p_centroid, p_spread in ((0.01, 0.01), (0.2, 0.2), (np.nan, np.nan)):
         assert "unmoved" not in words(p_centroid, p_spread)
 
@@ -314,8 +317,8 @@ def test_a_group_whose_spread_alone_changed_is_called_and_said_to_have_an_unmove
     ("controls", "n_groups", "said"),
     [
         ((3, 3), 2, "0.062: no group can pass; more controls or more blocks are needed."),
-        ((4, 4), 3, "0.04: with 3 groups tested a single one cannot pass, 3 or more together can."),
-        ((16, 16, 16), 5, "0.0002: a single group can pass."),
+        ((4, 4), 3, "0.04: with 3 groups tested one alone cannot pass, 3 or more together can."),
+        ((16, 16, 16), 5, "0.0002: even one group alone could pass."),
     ],
 )
 def test_the_verdict_says_what_the_design_can_attain(controls: tuple[int, ...], n_groups: int, said: str) -> None:
@@ -326,7 +329,7 @@ def test_the_verdict_says_what_the_design_can_attain(controls: tuple[int, ...], 
 @pytest.mark.parametrize("n", [3, 7, 20, 100])
 @pytest.mark.parametrize("least", [0.04, 0.01, 1 / 289])
 def test_as_many_groups_as_the_verdict_names_can_pass_together_and_one_fewer_cannot(n: int, least: float) -> None:
-    hits = pd.DataFrame({"p": np.ones(n), "q": 1.0, "min_p": least, "q_count": np.nan})
+    hits = pd.DataFrame({"label": "g", "p": np.ones(n), "q": 1.0, "min_p": least, "q_count": np.nan})
     said = next(each for each in verdict(screened({"g": {}}), hits) if each.startswith("The smallest p"))
     together = int(said.split("cannot pass, ")[1].split()[0]) if "together" in said else 1
     for k, passes in ((together, True), (together - 1, False)):

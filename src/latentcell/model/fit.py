@@ -86,6 +86,8 @@ def make_plan(
     """Fill in what was left open: batches of about a tenth of the cells, 32 to 128, and about 3,000 steps."""
     if epochs is not None and epochs < 1:
         raise InputError(f"epochs is {epochs}; training takes at least one pass over the cells.")
+    if max_minutes is not None and not max_minutes > 0:
+        raise InputError(f"max_minutes is {max_minutes:g}; training takes some time.")
     batch_size = settings.batch_size or int(2 ** np.clip(round(math.log2(max(n_train, 1) / 10)), 5, 7))
     fewest, most = _EPOCHS
     default = int(np.clip(round(_STEPS / math.ceil(n_train / batch_size)), fewest, most))

@@ -12,7 +12,7 @@ from latentcell.errors import InputError, listed
 from latentcell.pl._images import Display, channel_key, draw_tiles, projected, scale_bar
 from latentcell.pl._style import ACCENT, INK, MUTED, SMALL, filled, new_figure, note, shortened, styled
 from latentcell.pl.screen import screened
-from latentcell.tl.explain import most_typical
+from latentcell.tl.hits import FDR
 from latentcell.tl.wells import MAP_SIDE
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 _TILE = 0.95  # inches
 _ROWS = ("control cells", "controls, decoded", "controls + shift", "cells of the group")
 _NOTE = (
-    "Controls and the cells of the group come from the same blocks; those of the group are the nearest to its mean "
-    "code. Third row: the controls above with the group's mean shift added to their codes, decoded by a "
-    "model that "
-    "has seen controls only. Maps: mean squared residual of the group over that of controls, log2, by place."
+    "Controls and the cells of the group come from the same blocks, drawn at random, on one scale of brightness. Third "
+    "row: the controls above with the group's mean shift added to their codes, decoded by a model that has seen "
+    "controls only. Maps: mean squared residual of the group over that of controls, log2, by place."
 )
 _TOP = 20
+_LEAST = 0.1  # of a channel's mean residual: added to every place of a map before ratios are taken
 
 
 class Members(NamedTuple):
@@ -102,11 +102,11 @@ def _pictures(
     codes = np.asarray(cells.obsm[keys.VAE])
     move = codes[members.treated].mean(axis=0) - codes[members.control].mean(axis=0)
     shown = np.sort(rng.choice(members.control, min(n, len(members.control)), replace=False))
-    nearest = most_typical(codes, members.treated, len(shown))
+    group = np.sort(rng.choice(members.treated, min(len(shown), len(members.treated)), replace=False))
     batch = {"batch": cells.obs[model.batch_key].to_numpy()[shown]} if model.batch_key else {}
     rows = [
         model.measurements(cells, shown), model.decode(codes[shown], **batch),
-        model.decode(codes[shown] + move, **batch), model.measurements(cells, nearest),
+        model.decode(codes[shown] + move, **batch), model.measurements(cells, group),
     ]  # fmt: skip
     rows = [projected(each) for each in rows]
     display = Display.of(np.concatenate([rows[0], rows[3]]), model.names_)
@@ -117,7 +117,7 @@ def _pictures(
     figure = new_figure(sheet + 1.9, panel + 0.75 + 0.17 * lines)
     left, right = np.ravel(np.asarray(figure.subfigures(1, 2, width_ratios=(sheet, 1.9))))
     ax, gap = left.subplots(), max(2, width // 24)
-    blank = np.ones((len(shown) - len(nearest), *rows[3].shape[1:]), np.float32) * display.low.reshape(-1, 1, 1)
+    blank = np.ones((len(shown) - len(group), *rows[3].shape[1:]), np.float32) * display.low.reshape(-1, 1, 1)
     tiles = next(display.panels(np.concatenate([*rows, blank]), "composite"))[1]
     draw_tiles(ax, tiles, len(shown), gap=gap)
     ax.set_yticks(range(4), list(_ROWS), fontsize=9)
@@ -131,9 +131,10 @@ def _pictures(
 
 def _residual_maps(figure: SubFigure, cells: AnnData, model: VAE, members: Members) -> None:
     energy = np.asarray(cells.obsm[f"{keys.SCREEN}_residual"])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.log2(energy[members.treated].mean(axis=0) / energy[members.control].mean(axis=0))
-    maps = np.nan_to_num(ratio).reshape(len(model.names_), MAP_SIDE, MAP_SIDE)
+    treated, control = (energy[rows].mean(axis=0).reshape(len(model.names_), MAP_SIDE, MAP_SIDE) for rows in members)
+    # empty places, where controls leave next to nothing over, are no measure of anything
+    least = _LEAST * np.maximum(control.mean(axis=(1, 2), keepdims=True), 1e-12)
+    maps = np.log2((treated + least) / (control + least))
     reach = max(0.5, float(np.abs(maps).max()))
     axes = np.atleast_1d(figure.subplots(len(maps), 1))
     for ax, one, name in zip(axes, maps, model.names_, strict=True):
@@ -148,7 +149,11 @@ def _residual_maps(figure: SubFigure, cells: AnnData, model: VAE, members: Membe
 
 def _title(hit: pd.Series[Any], label: str, width: float) -> str:
     """Label and rank, what moved, p and cell count, in lines that fit."""
-    sure = f"p = {hit['p']:.2g}, q = {hit['q']:.2g}" if np.isfinite(hit["p"]) else "no p-value, ranked only"
+    sure = (
+        f"p = {hit['p']:.2g}, q = {hit['q']:.2g}{'' if hit['q'] <= FDR else ' (not called)'}"
+        if np.isfinite(hit["p"])
+        else "no p-value, ranked only"
+    )
     first = f"{label}: rank {int(hit['rank'])}, {sure}, effect {hit['effect']:.1f} SD, {hit['n_wells']} replicates"
     if np.isfinite(hit["count_effect"]):
         first += f", {2 ** hit['count_effect']:.2f} times the cells of controls"

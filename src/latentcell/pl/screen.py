@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from latentcell import keys
 from latentcell.errors import InputError
 from latentcell.pl._style import ACCENT, INK, MUTED, PALE, SECOND, SMALL, filled, new_figure, note, shortened, styled
-from latentcell.tl.hits import FDR
+from latentcell.tl.hits import FDR, ranked_by
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +52,7 @@ def screen(cells: AnnData) -> Figure:
     figure = new_figure(_WIDTH, _HEIGHT)
     (by_rank, by_p), (quantiles, by_count) = figure.subplots(2, 2)
     called, sure = (hits["q"] <= FDR).to_numpy(), bool(hits["p"].notna().any())
-    _ranks(by_rank, hits, called, by="statistic" if sure else "effect")
+    _ranks(by_rank, hits, called, by="statistic" if sure else ranked_by(hits))
     if sure:
         _volcano(by_p, hits, called)
     else:
@@ -62,7 +62,11 @@ def screen(cells: AnnData) -> Figure:
         _counts(by_count, hits, called)
     else:
         _said(by_count, "Cell counts", "Every replicate is a single row: the number of its cells is not known.")
-    title = str(result["verdict"][0]) if sure else "No p-values hold for this screen: groups are ranked by effect."
+    title = (
+        str(result["verdict"][0])
+        if sure
+        else "No p-values hold for this screen: groups are ranked by how far they lie from controls."
+    )
     figure.suptitle(filled(title, _WIDTH - 2.5), x=0.02, ha="left", fontsize=11)
     note(figure, _NOTE, _WIDTH)
     return figure
@@ -98,7 +102,7 @@ def _ranks(ax: Axes, hits: pd.DataFrame, called: np.ndarray[Any, Any], *, by: st
     unit = "deviation" if by == "statistic" else "effect (SD of replicates)"
     ax.set(xlabel="rank", ylabel=unit, xlim=(0, 1.55 * last + 1), ylim=(0, top * 1.1))
     ax.set_xticks([tick for tick in MaxNLocator(5, integer=True).tick_values(0, last) if 0 < tick <= last])
-    ax.set_title("Ranked only" if by == "effect" else f"{len(hits)} groups, {int(called.sum())} called")
+    ax.set_title("Ranked only" if hits["p"].isna().all() else f"{len(hits)} groups, {int(called.sum())} called")
 
 
 def _volcano(ax: Axes, hits: pd.DataFrame, called: np.ndarray[Any, Any]) -> None:
@@ -118,6 +122,12 @@ def _volcano(ax: Axes, hits: pd.DataFrame, called: np.ndarray[Any, Any]) -> None
             ax.annotate(
                 f"called up to p = {edge:.2g}", (1.0, -np.log10(edge)), (-3, -9), ha="right", color=ACCENT, **offset
             )
+    noises = hits.loc[known, "effect_noise"].dropna()
+    if len(noises):
+        noise = float(noises.median())
+        ax.axvline(noise, color=PALE, linewidth=0.9, zorder=0)
+        place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        ax.annotate("noise alone", (noise, 0.02), (3, 0), fontsize=SMALL, color=MUTED, **place)
     ax.set(xlabel="effect (SD of replicates)", ylabel="−log10 p", ylim=(-0.03 * height, height))
     ax.set_xlim(0, effect.max(initial=1.0) * 1.06)
     ax.set_title("p and effect")
@@ -157,6 +167,10 @@ def _counts(ax: Axes, hits: pd.DataFrame, called: np.ndarray[Any, Any]) -> None:
     if fewer.any():
         ax.plot(x[fewer], y[fewer], "o", color=SECOND, markersize=8.5, markerfacecolor="none", markeredgewidth=1.2,
                 label=f"cell number differs, FDR {FDR:g}")  # fmt: skip
+        named = zip(hits.loc[known, "label"][fewer].head(_NAMED), x[fewer], y[fewer], strict=False)
+        for label, across, up in named:
+            style: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": SMALL, "color": SECOND}
+            ax.annotate(shortened(str(label), 18), (across, up), (0, 7), **style)
         ax.legend(loc="best")
     ax.axvline(0, color=PALE, linewidth=0.9, zorder=0)
     reach = max(0.5, 1.15 * float(np.abs(x).max(initial=0.0)))

@@ -96,6 +96,11 @@ def check_design(design: Design, calibrating: NDArray[np.bool_], *, split_within
             "does by itself cannot be told from what a perturbation does. More control wells per plate are needed for "
             "p-values"
         )
+    if design.paired:
+        found.remarks.append(
+            "Every block counts as an independent individual with an arm of each: that holds for donors, animals or "
+            "embryos, not for cell types or clusters of the same ones."
+        )
     if recurring := _recurring(design):
         found.reasons.append(
             f"replicates of the same name are in several blocks and have the same treatment in all, such as "
@@ -144,7 +149,8 @@ def check_layout(
     if controls_apart(places, control, block, rng=rng) <= _APART:
         found.reasons.append(
             "controls stand at places of their own on the plates, apart from the perturbations: an effect of the "
-            "place, such as edges or a gradient, cannot be told from an effect of a perturbation"
+            "place, such as edges or a gradient, cannot be told from an effect of a perturbation. Spread controls over "
+            "the plate to get p-values"
         )
         return
     kept = places_kept(places[~control], design.wells["label"].to_numpy(object)[~control], block[~control], rng=rng)
@@ -155,7 +161,8 @@ def check_layout(
     if effect <= LEVEL:
         found.reasons.append(
             f"{words} and control wells at near places resemble each other (p = {effect:.2g}): place and perturbation "
-            "cannot be told apart"
+            "cannot be told apart. "
+            "Draw places anew on every plate to get p-values"
         )
     else:
         found.remarks.append(

@@ -99,13 +99,16 @@ def crossfit(
     rows = training_cells(design, trained, within=within, rng=rng)
     fresh = fit_controls(cells, model, rows, fit=fit, seed=seed)
     seen = np.isin(np.arange(cells.n_obs), rows)
-    if within:
-        return Crossfit(fresh, seen, trained, calibrating, not_trained(design, rows), True, [])
-    remark = (
-        f"{trained.sum()} control replicates trained the model, the other {calibrating.sum()} calibrate; with a model "
-        "fitted on other controls all would."
-    )
-    return Crossfit(fresh, seen, trained, calibrating, everything, False, [remark])
+    remarks = []
+    if not within:
+        remarks.append(
+            f"{trained.sum()} control replicates trained the model, the other {calibrating.sum()} calibrate; with a "
+            "model fitted on other controls all would."
+        )
+    if "improving" in fresh.report_["verdict"]:
+        remarks.append(f"Of the model's training: {fresh.report_['verdict']}")
+    used = not_trained(design, rows) if within else everything
+    return Crossfit(fresh, seen, trained, calibrating, used, within, remarks)
 
 
 def default_model(cells: AnnData, n_latent: int | None = None, *, layer: str | None = None) -> VAE:
@@ -209,7 +212,7 @@ def refuse_seen(seen: NDArray[np.bool_], design: Design) -> tuple[NDArray[np.boo
     if tested.any():
         where = design.wells.loc[tested, "label"].iloc[0]
         raise InputError(
-            f"The model was fitted on cells of {tested.sum()} treated replicates, such as {where!r}. A screen asks "
+            f"The model was fitted on cells of {tested.sum()} treated replicates (first: {where!r}). A screen asks "
             "what leaves the controls, so its model may know controls only: fit it with these groups excluded, or give "
             "no model and let the screen fit one."
         )

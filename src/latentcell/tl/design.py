@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ONE_BLOCK = "all"
+_ARMS = 2  # treatments that a donor may have an arm of each of; more are a plate's
 _PLATES = ("plate", "batch")
 _INDIVIDUALS = ("donor", "patient", "individual", "subject", "animal", "mouse", "embryo")  # may be on several plates
 
@@ -166,12 +167,16 @@ def _refuse_mixed(cells: AnnData, cell: pd.DataFrame, replicate: str, block: str
     """Refuse replicates that hold several groups, and names that recur across plates nobody mentioned."""
     n_labels = cell.groupby(["block", "replicate"], sort=False)["label"].nunique()
     mixed = n_labels[n_labels > 1]
-    advice = f"If every {replicate} has an arm of each, give block={replicate!r} too."
-    if block is None:
-        advice = f"If names of {replicate!r} recur across plates or batches, name those with block. {advice}"
+    advice = "" if block is not None else f"If names of {replicate!r} recur across plates, name those with block. "
     if len(mixed):
         where = mixed.index[0]
         within = cell[(cell["block"] == where[0]) & (cell["replicate"] == where[1])]["label"].unique()
+        if len(within) > _ARMS:
+            advice += (
+                f"A replicate is one well, donor or embryo with one treatment; if {replicate!r} has more, name another."
+            )
+        else:
+            advice += f"If every {replicate} has an arm of each, give block={replicate!r} too."
         place = "" if block is None else f" of {block} {where[0]!r}"
         raise InputError(
             f"{len(mixed)} replicates hold cells of several groups, such as {where[1]!r}{place} ({listed(within)}). "

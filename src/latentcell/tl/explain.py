@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from scipy.stats import rankdata
-from scipy.stats import t as student_t
+from scipy.stats import norm, rankdata
 
 from latentcell.stats.image_features import image_features
 from latentcell.stats.relabelling import Array, Layout, accounted_for, centred, precision, share_as_extreme, shift
@@ -93,9 +92,9 @@ def effects(values: Array, design: Layout, others: list[NDArray[np.intp]], cell_
     """Shift of a group from its controls, variable by variable.
 
     The SD is that of replicates (see `noise`), with fewer than three degrees of freedom that of cells within a
-    replicate. Variances of ten or more variables are moderated by their median in units of `cell_sd` (where that is not
-    known, of the SD of all controls), so that a variable that hardly varies among controls does not lead the list.
-    Intervals are those of the shift, in units of that SD.
+    replicate. Variances of ten or more variables are moderated by their median in units of `cell_sd`, so that a
+    variable that hardly varies among controls does not lead the list. Intervals are those of a shift in units of an
+    estimated SD (Hedges and Olkin 1985, large-sample variance).
 
     Parameters
     ----------
@@ -106,13 +105,15 @@ def effects(values: Array, design: Layout, others: list[NDArray[np.intp]], cell_
     if f < _FEWEST_DF:
         sd, unknown = np.where(cell_sd > 0, cell_sd, np.nan), np.full(len(cell_sd), np.nan)
         return Effects(value / sd, unknown, unknown, sd, "cells")
-    variance, prior = (residuals**2).sum(axis=0) / f, _PRIOR_DF if len(value) >= _MANY else 0.0
-    controls = np.concatenate([*(rows[m:] for rows, m in zip(design.rows, design.n_treated, strict=True)), *others])
-    unit = np.square(np.where(cell_sd > 0, cell_sd, np.maximum(values[controls].std(axis=0), 1e-12)))
-    moderated = (f * variance + prior * np.median(variance / unit) * unit) / (f + prior)
-    sd = np.sqrt(np.maximum(moderated, 1e-24))
-    half = student_t.ppf(0.975, f + prior) / np.sqrt(precision(design).sum())
-    return Effects(value / sd, value / sd - half, value / sd + half, sd, "replicates")
+    variance, prior = (residuals**2).sum(axis=0) / f, _PRIOR_DF if (cell_sd > 0).sum() >= _MANY else 0.0
+    if prior:
+        unit = np.where(cell_sd > 0, np.square(cell_sd), np.nan)
+        drawn = np.nanmedian(variance / unit) * unit
+        variance = np.where(unit > 0, (f * variance + prior * drawn) / (f + prior), variance)
+    sd = np.sqrt(np.maximum(variance, 1e-24))
+    effect, df = value / sd, f + prior
+    half = norm.ppf(0.975) * np.sqrt(1 / precision(design).sum() + effect**2 / (2 * df))
+    return Effects(effect, effect - half, effect + half, sd, "replicates")
 
 
 def distance(values: Array, design: Layout, others: list[NDArray[np.intp]], cell_sd: Array) -> tuple[float, str]:

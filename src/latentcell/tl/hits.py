@@ -10,7 +10,7 @@ from scipy.stats import false_discovery_control
 
 from latentcell.errors import listed
 from latentcell.progress import progress_bar
-from latentcell.stats.relabelling import shift
+from latentcell.stats.relabelling import precision, shift
 from latentcell.tl.explain import count_share, distance, dose_trend, effects, group_profiles, similarity
 from latentcell.tl.wells import CENTROID, ENERGY, RESIDUAL
 
@@ -23,7 +23,8 @@ _N_NEAREST, _FEWEST_DOSES = 3, 3
 _TOP_LATENTS, _TOP_VARIABLES = 5, 20
 _MOSTLY_COUNT = 0.5
 _NO_VIEW = ("p_count", "p_dose_trend")
-_MEASURED = ("statistic", "p", "min_p", "effect", "count_effect", "p_count", "count_share")
+_TELLING = 0.05  # smallest p of a design whose relabellings are enough to compare groups by
+_MEASURED = ("statistic", "p", "min_p", "effect", "effect_noise", "count_effect", "p_count", "count_share")
 
 
 def hit_table(screened: Screened) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -32,14 +33,14 @@ def hit_table(screened: Screened) -> tuple[pd.DataFrame, pd.DataFrame]:
     Returns
     -------
     hits
-        A row per label, best first: ``label``, ``group``, ``dose``, ``n_wells``, ``n_blocks``, ``n_cells``,
-        ``statistic`` (see `latentcell.stats.relabelling.combined`), ``p``, ``q`` (Benjamini-Hochberg), ``min_p``
-        (smallest that the design can give), ``valid`` (False: p and q are left out), ``rank`` (by p, then statistic;
-        by effect where no p holds), ``effect`` (distance of the mean code from controls in SD of replicates, or of
-        cells where replicates are too few: ``effect_unit``), ``p_<view>`` (each view by itself, uncorrected),
-        ``count_effect`` (log2 of cells per replicate against controls), ``p_count``, ``q_count``, ``count_share``
-        (share of the effect that cell count alone explains), ``dose_trend`` (Spearman) and ``p_dose_trend``,
-        ``nearest_groups`` with their cosine.
+        A row per label, best first: ``label``, ``group``, ``dose``, ``n_wells``, ``n_blocks`` (with controls to compare
+        with), ``n_cells``, ``statistic`` (see `latentcell.stats.relabelling.combined`), ``p``, ``q``
+        (Benjamini-Hochberg), ``min_p`` (smallest that the design can give), ``valid`` (False: p and q are left out),
+        ``rank`` (by p, then statistic; see `ranked_by` where no p holds), ``effect`` (distance of the mean code from
+        controls in SD of replicates, or of cells where replicates are too few: ``effect_unit``), ``effect_noise`` (what
+        noise alone gives), ``p_<view>`` (each view by itself, uncorrected), ``count_effect`` (log2 of cells per
+        replicate against controls), ``p_count``, ``q_count``, ``count_share`` (share of the effect that cell count
+        alone explains), ``dose_trend`` (Spearman) and ``p_dose_trend``, ``nearest_groups`` with their cosine.
     similarity
         Cosine between the sphered shifts of all labels.
     """
@@ -59,7 +60,7 @@ def hit_table(screened: Screened) -> tuple[pd.DataFrame, pd.DataFrame]:
     hits = hits.merge(_trends(screened), on="group", how="left")
     by, ascending = ["p", "statistic"], [True, False]
     if screened.validity.reasons:
-        by, ascending = ["effect"], [False]  # how far, where it cannot be said how surely
+        by, ascending = [ranked_by(hits)], [False]
     order = hits.sort_values(by, ascending=ascending, na_position="last", kind="stable").index
     hits.loc[order, "rank"] = np.arange(1, len(hits) + 1)
     unsure = [name for name in hits if str(name).split("_")[0] == "p" and name != "p_dose_trend"]
@@ -73,6 +74,14 @@ def hit_table(screened: Screened) -> tuple[pd.DataFrame, pd.DataFrame]:
             hits.loc[known, q] = false_discovery_control(hits.loc[known, p])
     hits = hits.loc[order].reset_index(drop=True).astype({"rank": int})
     return hits, similar.loc[hits["label"], hits["label"]]
+
+
+def ranked_by(hits: pd.DataFrame) -> str:
+    """Column that ranks groups whose p-values do not hold: how far, where it cannot be said how surely.
+
+    The statistic, which sees all views, where designs have relabellings enough to measure it; else the effect.
+    """
+    return "statistic" if hits["min_p"].max() <= _TELLING else "effect"
 
 
 def _tested(screened: Screened, label: str) -> dict[str, Any]:
@@ -100,6 +109,7 @@ def _tested(screened: Screened, label: str) -> dict[str, Any]:
         "min_p": joint.smallest_p,
         "effect": effect,
         "effect_unit": unit,
+        "effect_noise": float(np.sqrt(code.shape[1] / precision(plan).sum())) if unit == "replicates" else np.nan,
         **{f"p_{name}": p for name, p in zip(views, joint.p_views, strict=True)},
         "count_effect": np.nan,
         "p_count": np.nan,
@@ -178,10 +188,12 @@ def in_words(hits: pd.DataFrame, reasons: pd.DataFrame, validity: Validity) -> l
     by_label = dict(iter(reasons[reasons["effect"].notna()].groupby("label")))
     views = [name for name in hits if str(name).startswith("p_") and name not in _NO_VIEW]
     sentences = []
-    for label, share, p_views in zip(hits["label"], hits["count_share"], hits[views].to_numpy(float), strict=True):
+    rows = zip(hits["label"], hits["q"], hits["count_share"], hits[views].to_numpy(float), strict=True)
+    for label, q, share, p_views in rows:
         words = [f"no p-value: {validity.by_label[label]}"] if label in validity.by_label else []
         seen = [str(name).removeprefix("p_") for name, p in zip(views, p_views, strict=True) if p <= FDR]
-        if seen and CENTROID not in seen:
+        called = q <= FDR
+        if called and seen and CENTROID not in seen:
             words.append(f"mean code unmoved, seen in {' and '.join(seen)}")
         if label in by_label:
             moved = by_label[label]
@@ -190,7 +202,7 @@ def in_words(hits: pd.DataFrame, reasons: pd.DataFrame, validity: Validity) -> l
                 sd = np.where(top["unit"] == "cells", "cell SD", "SD")
                 each = zip(top["name"], top["effect"], sd, strict=True)
                 words.append(", ".join(f"{prefix}{name} {effect:+.1f} {unit}" for name, effect, unit in each))
-        if share > _MOSTLY_COUNT:
+        if share > _MOSTLY_COUNT and not q > FDR:
             words.append(f"cell count alone explains {share:.0%}")
         sentences.append("; ".join(filter(None, words)))
     return sentences
@@ -201,7 +213,9 @@ def verdict(screened: Screened, hits: pd.DataFrame) -> list[str]:
     found, tested = screened.validity, hits[hits["p"].notna()]
     words = []
     if found.reasons:
-        words.append(f"No p-values: {'; '.join(found.reasons)}. Groups are ranked by effect, no more.")
+        words.append(
+            f"No p-values: {'; '.join(found.reasons)}. Groups are ranked by how far they lie from controls, no more."
+        )
     elif len(tested):
         called = int((tested["q"] <= FDR).sum())
         words.append(
@@ -220,8 +234,9 @@ def verdict(screened: Screened, hits: pd.DataFrame) -> list[str]:
     if not screened.counted:
         words.append("Every replicate is a single row: cell counts are not known, so nothing is said about them.")
     elif len(tested):
-        called = int((tested["q_count"] <= FDR).sum())
-        words.append(f"{called} of {len(tested)} groups change the number of cells at the same rate.")
+        fewer = tested.loc[tested["q_count"] <= FDR, "label"]
+        named = f" ({listed(fewer)})" if len(fewer) else ""
+        words.append(f"{len(fewer)} of {len(tested)} groups change the number of cells{named}, by a test of its own.")
     return [*words, *found.remarks]
 
 
@@ -232,5 +247,5 @@ def _attainable(tested: pd.DataFrame) -> str:
     if least > FDR:
         return f"{said}: no group can pass; more controls or more blocks are needed."
     if together > 1:
-        return f"{said}: with {n} groups tested a single one cannot pass, {together} or more together can."
-    return f"{said}: a single group can pass."
+        return f"{said}: with {n} groups tested one alone cannot pass, {together} or more together can."
+    return f"{said}: even one group alone could pass."
