@@ -310,3 +310,9 @@ def test_controls_that_differ_by_place_pass_where_poses_are_drawn_at_random() ->
     measured = screened(replace(found, wells=found.wells.drop(columns=["row", "column"])), code)
     pose_controls(measured, rng=np.random.default_rng(0))
     assert measured.validity.reasons == []
+
+
+def test_a_label_of_which_a_single_replicate_has_controls_beside_it_has_no_p_value() -> None:
+    found = checked({"p": {"DMSO": 4, "x": 1, "y": 2}, "q": {"x": 1}})
+    assert "a single replicate" in found.by_label["x"]
+    assert "y" not in found.by_label

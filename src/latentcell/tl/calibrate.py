@@ -109,11 +109,10 @@ def check_design(design: Design, calibrating: NDArray[np.bool_], *, split_within
             "checked"
         )
     for label in design.labels:
-        ours = design.of(label)
         plan = design.layout(label, calibrating)
         if not plan.rows:
             found.by_label[label] = "no control in its blocks"
-        elif ours.sum() == 1:
+        elif sum(plan.n_treated) == 1:
             found.by_label[label] = "a single replicate: a well that is odd by itself looks the same"
     return found
 
