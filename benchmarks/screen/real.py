@@ -98,7 +98,7 @@ def hits() -> pd.DataFrame:
     cells = lc.read(data_dir() / "images" / "bbbc021_cells.h5ad")
     lc.tl.screen(
         cells, group="compound", control="DMSO", replicate="well", block="plate", dose="concentration",
-        fit={"max_minutes": 5}, rng=0,
+        fit={"max_minutes": 2}, rng=0,
     )  # fmt: skip
     rows += _said("BBBC021 crops", cells)
     cells = lc.read(data_dir() / "rna" / "kang2018_scgen_valid.h5ad")

@@ -39,12 +39,12 @@ def test() -> dict[str, float]:
 
 
 def large(n_cells: int) -> dict[str, float]:
-    """A screen of profiles with 30 features, 200 cells per well, 3 plates."""
+    """A screen of profiles with 30 features, 250 cells per well, 3 plates."""
     import latentcell as lc
 
-    per_plate = n_cells // 3 // 200
+    per_plate = n_cells // 3 // 250
     cells = lc.cells.simulate.screen(
-        modality="profiles", n_plates=3, n_control_wells=64, n_perturbations=per_plate - 64, cells_per_well=200, rng=0
+        modality="profiles", n_plates=3, n_control_wells=64, n_perturbations=per_plate - 64, cells_per_well=250, rng=0
     )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**30
