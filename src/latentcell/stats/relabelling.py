@@ -251,11 +251,16 @@ def precision(design: Layout) -> Array:
 def shift(values: Array, design: Layout) -> Array:
     """Mean over blocks of treated minus control, weighted by `precision`, ``(p,)``."""
     weight = precision(design)
+    return np.asarray(weight @ block_shifts(values, design) / weight.sum())
+
+
+def block_shifts(values: Array, design: Layout) -> Array:
+    """Mean of treated minus mean of control in every block, ``(n_blocks, p)``."""
     shifts = [
         values[rows[:m]].mean(axis=0) - values[rows[m:]].mean(axis=0)
         for rows, m in zip(design.rows, design.n_treated, strict=True)
     ]
-    return np.asarray(weight @ np.stack(shifts) / weight.sum())
+    return np.stack(shifts)
 
 
 def accounted_for(values: Array, covariates: Array, blocks: Sequence[NDArray[np.intp]]) -> Array:

@@ -160,8 +160,7 @@ def check_layout(
     if effect <= LEVEL:
         found.reasons.append(
             f"{words} and control wells at near places resemble each other (p = {effect:.2g}): place and perturbation "
-            "cannot be told apart. "
-            "Draw places anew on every plate to get p-values"
+            "cannot be told apart. Draw places anew on every plate to get p-values"
         )
     else:
         found.remarks.append(

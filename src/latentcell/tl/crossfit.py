@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 
 from latentcell import keys
@@ -15,6 +14,7 @@ from latentcell.cells.check import check_measurements, refuse
 from latentcell.cells.images import channel_names, measured
 from latentcell.errors import InputError
 from latentcell.model.module import modality_for
+from latentcell.tl.design import rank_within
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -158,8 +158,7 @@ def training_cells(
     """Rows of the cells that train: those of the training replicates, or half of each `within` them, thinned evenly."""
     rows = rng.permutation(np.flatnonzero(train[design.well]))
     if within:
-        rank = pd.Series(rows).groupby(design.well[rows]).cumcount().to_numpy()
-        rows = rows[rank < (design.wells["n_cells"].to_numpy()[design.well[rows]] + 1) // 2]
+        rows = rows[rank_within(design.well[rows]) < (design.wells["n_cells"].to_numpy()[design.well[rows]] + 1) // 2]
     return np.sort(rows[:TRAINING_CELLS])
 
 

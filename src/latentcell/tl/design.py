@@ -139,6 +139,11 @@ def read_design(
     return Design(wells, np.asarray(well, dtype=np.intp), _covariates(cells, covariates, well), paired)
 
 
+def rank_within(well: NDArray[np.intp]) -> NDArray[np.intp]:
+    """How many cells of the same replicate come before each cell, ``(n,)``."""
+    return pd.Series(well).groupby(well).cumcount().to_numpy(np.intp)
+
+
 def _complete(cells: AnnData, key: str) -> NDArray[Any]:
     values = column(cells, key)
     empty = (values.isna() | (values.astype(str) == "")).to_numpy()

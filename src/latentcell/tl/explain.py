@@ -10,8 +10,18 @@ import scipy.sparse as sp
 from scipy.stats import norm, rankdata
 
 from latentcell.stats.image_features import image_features
-from latentcell.stats.relabelling import Array, Layout, accounted_for, centred, precision, share_as_extreme, shift
+from latentcell.stats.relabelling import (
+    Array,
+    Layout,
+    accounted_for,
+    block_shifts,
+    centred,
+    precision,
+    share_as_extreme,
+    shift,
+)
 from latentcell.stats.shrinkage import sphered
+from latentcell.tl.design import rank_within
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -54,8 +64,7 @@ def well_variables(
     if model.modality_ == "images":
         most = max(5, min(PER_WELL, MOST_CELLS // n_wells))
         order = rng.permutation(cells.n_obs)
-        rank = pd.Series(order).groupby(design.well[order]).cumcount().to_numpy()
-        rows = np.sort(order[rank < most])
+        rows = np.sort(order[rank_within(design.well[order]) < most])
     n_cells = np.bincount(design.well[rows], minlength=n_wells)
     names: list[str] = model.names_
     total, square = np.zeros((n_wells, 0)), np.zeros(0)
@@ -136,11 +145,8 @@ def noise(values: Array, design: Layout, others: list[NDArray[np.intp]]) -> tupl
     f = sum(len(rows) - 1 for rows in within)
     if f >= _FEWEST_DF:
         return centred(values, within), f
-    shifts = [
-        values[rows[:m]].mean(axis=0) - values[rows[m:]].mean(axis=0)
-        for rows, m in zip(design.rows, design.n_treated, strict=True)
-    ]
-    return np.sqrt(precision(design))[:, None] * (np.stack(shifts) - shift(values, design)), len(shifts) - 1
+    shifts = block_shifts(values, design)
+    return np.sqrt(precision(design))[:, None] * (shifts - shift(values, design)), len(shifts) - 1
 
 
 def count_share(values: Array, log_count: Array, design: Layout, others: list[NDArray[np.intp]]) -> float:

@@ -94,10 +94,14 @@ class Screened:
 
     def count_test(self, plan: Layout) -> Relabelled:
         """Test whether the number of cells per replicate differs from that of controls."""
-        return self._test([self.log_count[:, None]], plan, None, None)
+        return self._test([self.log_count[:, None]], plan)
 
     def _test(
-        self, views: list[Array], plan: Layout, control: NDArray[np.bool_] | None, weights: list[float] | None
+        self,
+        views: list[Array],
+        plan: Layout,
+        control: NDArray[np.bool_] | None = None,
+        weights: list[float] | None = None,
     ) -> Relabelled:
         return relabelling_test(
             views,

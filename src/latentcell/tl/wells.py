@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 
 from latentcell.progress import progress_bar
 from latentcell.stats.relabelling import Array, Layout
+from latentcell.tl.design import rank_within
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -213,7 +213,7 @@ def gather(
     used = np.ones(n, dtype=bool) if used is None else used
     n_cells = np.bincount(well[used], minlength=n_wells)
     levels = tuple(levels) or (max(1, int(n_cells.max())),)
-    ring = _rings(well, used, levels, rng)
+    slot = _rings(well, used, levels, rng) * n_wells + well
     kept: dict[str, NDArray[np.float32]] = {}
     sums: dict[str, Array] = {}
     with progress_bar("place", n) as advance:
@@ -221,7 +221,7 @@ def gather(
         for block in blocks:
             mine, summed = _described(block, images, active)
             counted = used[block.rows]
-            place = (ring * n_wells + well)[block.rows][counted]
+            place = slot[block.rows][counted]
             member = sp.csr_matrix(
                 (np.ones(len(place)), (place, np.flatnonzero(counted))), (len(levels) * n_wells, len(block.rows))
             )
@@ -249,7 +249,7 @@ def _rings(
         return np.zeros(len(well), dtype=np.intp)
     order = np.random.default_rng(rng).permutation(np.flatnonzero(used))
     rank = np.zeros(len(well), dtype=np.intp)
-    rank[order] = pd.Series(order).groupby(well[order]).cumcount().to_numpy()
+    rank[order] = rank_within(well[order])
     return np.searchsorted(levels, rank + 1)
 
 
