@@ -141,7 +141,7 @@ def read_design(
 
 def rank_within(well: NDArray[np.intp]) -> NDArray[np.intp]:
     """How many cells of the same replicate come before each cell, ``(n,)``."""
-    return pd.Series(well).groupby(well).cumcount().to_numpy(np.intp)
+    return np.asarray(pd.Series(well).groupby(well).cumcount(), dtype=np.intp)
 
 
 def _complete(cells: AnnData, key: str) -> NDArray[Any]:
