@@ -1,0 +1,160 @@
+"""Factors of cells: columns of obs read as continuous, ordinal, cyclic or categorical, and what cannot be one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+import pandas as pd
+
+from latentcell.cells.levels import column, times
+from latentcell.errors import InputError, listed
+from latentcell.stats.factor import Factor, Kind
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+# distinct numbers up to which a nuisance is taken as levels: plates are numbered, library sizes are counted
+_FEW_NUMBERS = 20
+
+
+def read_factors(cells: AnnData, names: Sequence[str]) -> list[Factor]:
+    """Factors from columns of ``obs``, each written ``name`` or ``name:kind``.
+
+    Without a kind, numbers are continuous, ordered categories ordinal, anything else categorical. A cyclic factor must
+    be said: ``phase:cyclic`` for shares of a turn in ``[0, 1)``, ``hour:cyclic=24`` for another period; ordered
+    categories may be cyclic too.
+
+    Raises
+    ------
+    InputError
+        If a column is missing, repeated, empty, constant, or names every cell; or if a kind does not fit.
+    """
+    read = [_read(cells, text) for text in names]
+    repeated = pd.Index([factor.name for factor in read])
+    if repeated.has_duplicates:
+        raise InputError(f"The factor {repeated[repeated.duplicated()][0]!r} is named twice.")
+    return read
+
+
+def read_nuisance(cells: AnnData, names: Sequence[str]) -> list[Factor]:
+    """Nuisance factors, as `read_factors`, but a few distinct numbers (plates, donors) are taken as levels."""
+    read = []
+    for text in names:
+        key, kind = text.partition(":")[::2]
+        numbers = times(cells, key) if not kind else None
+        few = numbers is not None and len(np.unique(numbers[~np.isnan(numbers)])) <= _FEW_NUMBERS
+        read.append(f"{key}:categorical" if few else text)
+    return read_factors(cells, read)
+
+
+def refuse_inseparable(factors: Sequence[Factor], nuisance: Sequence[Factor]) -> None:
+    """Refuse a factor that does not vary within any level of a nuisance factor.
+
+    Raises
+    ------
+    InputError
+        Naming both: whatever differs between the factor's levels may as well come from the nuisance.
+    """
+    for factor in factors:
+        for other in nuisance:
+            if factor.name == other.name:
+                raise InputError(f"{factor.name!r} is named both as a factor and as a nuisance; it can be one of them.")
+            both = factor.known & other.known
+            if other.kind == "continuous" or not both.any():
+                continue
+            pairs = np.unique(np.column_stack([other.value, factor.value])[both], axis=0)
+            if len(pairs) == len(np.unique(pairs[:, 0])):
+                raise InputError(
+                    f"{factor.name!r} cannot be separated from {other.name!r}: within each level of {other.name!r} "
+                    f"({listed(other.levels)}) all cells have the same {factor.name!r}, so what differs may come from "
+                    f"either. Leave {other.name!r} out of the nuisance factors and read the result as that of both, or "
+                    "add cells that break the tie."
+                )
+
+
+def _read(cells: AnnData, text: str) -> Factor:
+    name, asked = text.partition(":")[::2]
+    kind, period = asked.partition("=")[::2]
+    if asked and kind not in get_args(Kind):
+        raise InputError(f"The kind {asked!r} of factor {name!r} is unknown; choose {', '.join(get_args(Kind))}.")
+    if period and kind != "cyclic":
+        raise InputError(f"{text!r}: only a cyclic factor has a period.")
+    values, numbers = column(cells, name), times(cells, name)
+    if values.isna().all():
+        raise InputError(f"obs[{name!r}] is empty for all cells: there is no factor to look for.")
+    ordered = isinstance(values.dtype, pd.CategoricalDtype) and bool(values.cat.ordered)
+    kind = kind or ("ordinal" if ordered else "categorical" if numbers is None else "continuous")
+    if kind == "cyclic":
+        return Factor(name, "cyclic", _turns(name, values, None if ordered else numbers, period))
+    if kind == "continuous":
+        if numbers is None:
+            raise InputError(f"obs[{name!r}] holds names ({listed(values.dropna().unique())}), not numbers.")
+        _refuse_constant(name, numbers[~np.isnan(numbers)])
+        return Factor(name, "continuous", numbers)
+    if kind == "ordinal" and not ordered and numbers is None:
+        raise InputError(
+            f"The levels of {name!r} ({listed(values.dropna().unique())}) have no order. Give one: cells.obs[{name!r}] "
+            "= pandas.Categorical(..., categories=[...], ordered=True)."
+        )
+    codes, levels = _levels(values, numbers, ordered)
+    _refuse_constant(name, codes[~np.isnan(codes)])
+    n_known = int((~np.isnan(codes)).sum())
+    if len(levels) > n_known / 2:
+        raise InputError(
+            f"obs[{name!r}] has {len(levels)} levels for {n_known} cells ({listed(levels)}): it names cells rather "
+            "than a factor that cells share."
+        )
+    return Factor(name, "ordinal" if kind == "ordinal" else "categorical", codes, levels)
+
+
+def _levels(values: pd.Series[Any], numbers: Any, ordered: bool) -> tuple[Any, tuple[str, ...]]:
+    """Index of each cell's level, NaN where unknown, and the levels present, in their order or sorted."""
+    if ordered:
+        names = [str(level) for level in values.cat.remove_unused_categories().cat.categories]
+    elif numbers is not None:
+        names = [f"{value:g}" for value in np.unique(numbers[~np.isnan(numbers)])]
+        values = pd.Series([f"{value:g}" for value in numbers], index=values.index).where(values.notna(), None)
+    else:
+        names = sorted(values.dropna().astype(str).unique())
+    codes = pd.Index(names).get_indexer(pd.Index(values.astype(object).where(values.notna(), None)).map(_text))
+    return np.where(codes < 0, np.nan, codes.astype(np.float64)), tuple(names)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _turns(name: str, values: pd.Series[Any], numbers: Any, period: str) -> Any:
+    """Share of a turn in ``[0, 1)`` from numbers with a period, or from ordered categories evenly spaced."""
+    if numbers is None:
+        if not isinstance(values.dtype, pd.CategoricalDtype) or not values.cat.ordered:
+            raise InputError(
+                f"{name!r} is to be cyclic but holds names without an order ({listed(values.dropna().unique())}): make "
+                "it an ordered categorical or give numbers."
+            )
+        codes, levels = _levels(values, None, True)
+        _refuse_constant(name, codes[~np.isnan(codes)])
+        return codes / len(levels)
+    try:
+        length = float(period) if period else 1.0
+    except ValueError:
+        length = np.nan
+    known = numbers[~np.isnan(numbers)]
+    if not length > 0 or not np.isfinite(length):
+        raise InputError(f"The period {period!r} of {name!r} must be a positive number, such as {name}:cyclic=24.")
+    if known.min() < 0 or known.max() > length:
+        raise InputError(
+            f"{name!r} goes from {known.min():g} to {known.max():g}, outside its period of {length:g}. Say the length "
+            f"of a turn: {name}:cyclic=24 for hours, {name}:cyclic=6.2832 for radians."
+        )
+    _refuse_constant(name, known % length)
+    return (numbers / length) % 1.0
+
+
+def _refuse_constant(name: str, known: Any) -> None:
+    if len(np.unique(known)) < 2:
+        raise InputError(
+            f"obs[{name!r}] has the same value in all {len(known)} annotated cells: a factor needs at least two levels."
+        )
