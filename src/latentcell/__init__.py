@@ -15,15 +15,17 @@ if TYPE_CHECKING:
     from latentcell.cells.read import read
     from latentcell.errors import InputError
     from latentcell.model import likelihoods, objectives
+    from latentcell.model.guidance import Factors
     from latentcell.model.vae import VAE
 
 __version__ = "0.1.0"
-__all__ = ["VAE", "InputError", "cells", "info", "likelihoods", "objectives", "pl", "read", "stats", "tl"]
+__all__ = ["VAE", "Factors", "InputError", "cells", "info", "likelihoods", "objectives", "pl", "read", "stats", "tl"]
 
 # name -> (module, attribute or None for the module itself); resolved on first use, so that `import latentcell`
 # costs milliseconds and loads neither torch nor matplotlib
 _LAZY: dict[str, tuple[str, str | None]] = {
     "VAE": ("latentcell.model.vae", "VAE"),
+    "Factors": ("latentcell.model.guidance", "Factors"),
     "InputError": ("latentcell.errors", "InputError"),
     "cells": ("latentcell.cells", None),
     "info": ("latentcell.cells.check", "info"),

@@ -41,6 +41,8 @@ class Batch:
         Row number of each cell in its source, ``(n,)``.
     target
         What the decoder is asked for where that differs from what the encoder sees, else None.
+    position
+        Where factors place each cell's code, ``(n, d)``, NaN where they do not; or None.
     """
 
     x: Tensor
@@ -49,6 +51,7 @@ class Batch:
     mask: Tensor | None
     index: np.ndarray
     target: Tensor | None = None
+    position: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -68,6 +71,7 @@ class Batch:
             covariates=move(self.covariates),
             mask=move(self.mask),
             target=move(self.target),
+            position=move(self.position),
         )
 
 
@@ -93,6 +97,8 @@ class Source:
         ``(n, k)`` float32 or None.
     masks
         ``(n, ...)`` cell masks or None; any store.
+    position
+        Where factors place each cell's code, ``(n, d)``, or None.
     prepare
         Applied to raw measurements and masks of a block before scaling, such as turning to a canonical orientation.
     """
@@ -106,6 +112,7 @@ class Source:
     size: np.ndarray | None = None
     covariates: np.ndarray | None = None
     masks: Any | None = None
+    position: np.ndarray | None = None
     prepare: Callable[[np.ndarray, np.ndarray | None], tuple[np.ndarray, np.ndarray | None]] | None = None
 
     def __len__(self) -> int:
@@ -156,6 +163,7 @@ class Source:
             size=None if self.size is None else self.size[rows],
             covariates=None if self.covariates is None else self.covariates[rows],
             masks=None if self.masks is None else take_rows(self.masks, rows),
+            position=None if self.position is None else self.position[rows],
         )
 
     def batch(self, rows: np.ndarray) -> Batch:
@@ -186,6 +194,7 @@ class Source:
             covariates=None if self.covariates is None else torch.from_numpy(self.covariates[rows]),
             mask=region,
             index=rows,
+            position=None if self.position is None else torch.from_numpy(self.position[rows]),
         )
 
 

@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 _FEW_NUMBERS = 20
 
 
-def read_factors(cells: AnnData, names: Sequence[str]) -> list[Factor]:
+def read_factors(cells: AnnData, names: Sequence[str], *, varying: bool = True) -> list[Factor]:
     """Factors from columns of ``obs``, each written ``name`` or ``name:kind``.
 
     Without a kind, numbers are continuous, ordered categories ordinal, anything else categorical. A cyclic factor must
     be said: ``phase:cyclic`` for shares of a turn in ``[0, 1)``, ``hour:cyclic=24`` for another period; ordered
     categories may be cyclic too.
+
+    Parameters
+    ----------
+    varying
+        Refuse what does not vary between cells; False to read again of some cells what varies among others.
 
     Raises
     ------
@@ -32,6 +37,8 @@ def read_factors(cells: AnnData, names: Sequence[str]) -> list[Factor]:
         If a column is missing, repeated, empty, constant, or names every cell; or if a kind does not fit.
     """
     read = [_read(cells, text) for text in names]
+    for factor in read if varying else ():
+        _refuse_unvarying(factor)
     repeated = pd.Index([factor.name for factor in read])
     if repeated.has_duplicates:
         raise InputError(f"The factor {repeated[repeated.duplicated()][0]!r} is named twice.")
@@ -82,79 +89,72 @@ def _read(cells: AnnData, text: str) -> Factor:
     if period and kind != "cyclic":
         raise InputError(f"{text!r}: only a cyclic factor has a period.")
     values, numbers = column(cells, name), times(cells, name)
-    if values.isna().all():
-        raise InputError(f"obs[{name!r}] is empty for all cells: there is no factor to look for.")
     ordered = isinstance(values.dtype, pd.CategoricalDtype) and bool(values.cat.ordered)
-    kind = kind or ("ordinal" if ordered else "categorical" if numbers is None else "continuous")
+    none = bool(values.isna().all())
+    kind = kind or ("ordinal" if ordered else "categorical" if numbers is None and not none else "continuous")
+    if kind in ("continuous", "cyclic") and not ordered:
+        if numbers is None and not none:
+            raise InputError(
+                f"obs[{name!r}] is to be {kind} but holds names ({listed(values.dropna().unique())}): give numbers, or "
+                "make it an ordered categorical."
+            )
+        known = np.full(len(values), np.nan) if numbers is None else numbers
+        return _turned(name, known, period) if kind == "cyclic" else Factor(name, "continuous", known)
     if kind == "cyclic":
-        return Factor(name, "cyclic", _turns(name, values, None if ordered else numbers, period))
-    if kind == "continuous":
-        if numbers is None:
-            raise InputError(f"obs[{name!r}] holds names ({listed(values.dropna().unique())}), not numbers.")
-        _refuse_constant(name, numbers[~np.isnan(numbers)])
-        return Factor(name, "continuous", numbers)
+        codes = np.where(values.isna(), np.nan, values.cat.codes)
+        return Factor(name, "cyclic", codes / len(values.cat.categories), period=len(values.cat.categories))
     if kind == "ordinal" and not ordered and numbers is None:
         raise InputError(
             f"The levels of {name!r} ({listed(values.dropna().unique())}) have no order. Give one: cells.obs[{name!r}] "
             "= pandas.Categorical(..., categories=[...], ordered=True)."
         )
     codes, levels = _levels(values, numbers, ordered)
-    _refuse_constant(name, codes[~np.isnan(codes)])
-    n_known = int((~np.isnan(codes)).sum())
-    if len(levels) > n_known / 2:
-        raise InputError(
-            f"obs[{name!r}] has {len(levels)} levels for {n_known} cells ({listed(levels)}): it names cells rather "
-            "than a factor that cells share."
-        )
     return Factor(name, "ordinal" if kind == "ordinal" else "categorical", codes, levels)
 
 
 def _levels(values: pd.Series[Any], numbers: Any, ordered: bool) -> tuple[Any, tuple[str, ...]]:
     """Index of each cell's level, NaN where unknown, and the levels present, in their order or sorted."""
+    if numbers is not None and not ordered:
+        distinct = np.unique(numbers[~np.isnan(numbers)])
+        codes = np.where(np.isnan(numbers), np.nan, np.searchsorted(distinct, numbers))
+        return codes, tuple(f"{value:g}" for value in distinct)
     if ordered:
         names = [str(level) for level in values.cat.remove_unused_categories().cat.categories]
-    elif numbers is not None:
-        names = [f"{value:g}" for value in np.unique(numbers[~np.isnan(numbers)])]
-        values = pd.Series([f"{value:g}" for value in numbers], index=values.index).where(values.notna(), None)
     else:
         names = sorted(values.dropna().astype(str).unique())
-    codes = pd.Index(names).get_indexer(pd.Index(values.astype(object).where(values.notna(), None)).map(_text))
-    return np.where(codes < 0, np.nan, codes.astype(np.float64)), tuple(names)
+    index = {level: i for i, level in enumerate(names)}
+    found = [np.nan if missing else index[str(value)] for value, missing in zip(values, values.isna(), strict=True)]
+    return np.asarray(found, dtype=np.float64), tuple(names)
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
-
-
-def _turns(name: str, values: pd.Series[Any], numbers: Any, period: str) -> Any:
-    """Share of a turn in ``[0, 1)`` from numbers with a period, or from ordered categories evenly spaced."""
-    if numbers is None:
-        if not isinstance(values.dtype, pd.CategoricalDtype) or not values.cat.ordered:
-            raise InputError(
-                f"{name!r} is to be cyclic but holds names without an order ({listed(values.dropna().unique())}): make "
-                "it an ordered categorical or give numbers."
-            )
-        codes, levels = _levels(values, None, True)
-        _refuse_constant(name, codes[~np.isnan(codes)])
-        return codes / len(levels)
+def _turned(name: str, numbers: Any, period: str) -> Factor:
+    """Cyclic factor from numbers with a period."""
     try:
         length = float(period) if period else 1.0
     except ValueError:
         length = np.nan
-    known = numbers[~np.isnan(numbers)]
     if not length > 0 or not np.isfinite(length):
         raise InputError(f"The period {period!r} of {name!r} must be a positive number, such as {name}:cyclic=24.")
-    if known.min() < 0 or known.max() > length:
+    known = numbers[~np.isnan(numbers)]
+    if len(known) and (known.min() < 0 or known.max() > length):
         raise InputError(
             f"{name!r} goes from {known.min():g} to {known.max():g}, outside its period of {length:g}. Say the length "
             f"of a turn: {name}:cyclic=24 for hours, {name}:cyclic=6.2832 for radians."
         )
-    _refuse_constant(name, known % length)
-    return (numbers / length) % 1.0
+    return Factor(name, "cyclic", (numbers / length) % 1.0, period=length)
 
 
-def _refuse_constant(name: str, known: Any) -> None:
+def _refuse_unvarying(factor: Factor) -> None:
+    known = factor.value[factor.known]
+    if len(known) == 0:
+        raise InputError(f"obs[{factor.name!r}] is empty for all cells: there is no factor to look for.")
     if len(np.unique(known)) < 2:
         raise InputError(
-            f"obs[{name!r}] has the same value in all {len(known)} annotated cells: a factor needs at least two levels."
+            f"obs[{factor.name!r}] has the same value in all {len(known)} annotated cells: a factor needs at least two "
+            "levels."
+        )
+    if len(factor.levels) > len(known) / 2:
+        raise InputError(
+            f"obs[{factor.name!r}] has {len(factor.levels)} levels for {len(known)} cells ({listed(factor.levels)}): "
+            "it names cells rather than a factor that cells share."
         )

@@ -19,11 +19,10 @@ import torch
 from latentcell.cells.augmentation import noisy, turned, varied
 from latentcell.cells.batches import Batch, Source, in_order, shuffled
 from latentcell.errors import InputError, listed
-from latentcell.model import objectives
 from latentcell.model.files import read_tensors
 from latentcell.model.module import VAEModule, importance_nll
 from latentcell.model.objectives import Objective
-from latentcell.model.report import collapse_verdict, latent_report
+from latentcell.model.report import collapse_verdict, latent_report, total_correlation
 from latentcell.model.schema import Orientation, Schema
 from latentcell.model.split import Split
 from latentcell.model.training import Data, Hooks, NonFiniteLossError, Progress, Settings, train
@@ -36,6 +35,8 @@ _EPOCHS = (20, 400)
 # held-out cells and posterior draws behind the report
 _REPORT_CELLS = 512
 _REPORT_DRAWS = 50
+# cells behind the total correlation, whose estimate is biased for few: those of training, too, since it looks at codes
+_TC_CELLS = 2000
 # standard deviation of the noise on the encoder's view, in units of a channel's intensity range
 INPUT_NOISE = 0.1
 
@@ -117,11 +118,13 @@ def fit_module(
         for batch in shuffled(ready, split.train, size, rng):
             yield _augmented(batch, schema.orientation, noise)
 
+    device = next(module.parameters()).device
     objective = objective.within(plan.epochs * math.ceil(len(split.train) / size))
+    objective = objective.started(module.n_latent, plan.seed, device)
     data = Data(len(split.train), epoch, lambda: in_order(ready, split.held_out, size))
     cell_names = source.names
     identity = {
-        "objective": objectives.describe(objective),
+        "objective": str(objective),
         "likelihood": type(module.likelihood).__name__,
         "data": schema.digest(),
         "settings": asdict(replace(plan.settings, threads=None, device=None)),
@@ -130,6 +133,9 @@ def fit_module(
         "seed": plan.seed,
         "training cells": _digest(cell_names[split.train]),
         "held-out cells": _digest(cell_names[split.held_out]),
+        "factors of the cells": None
+        if source.position is None
+        else hashlib.sha256(source.position.tobytes()).hexdigest(),
         "latent dimensions or width": sum(values.numel() for values in module.parameters()),
     }
     try:
@@ -163,6 +169,8 @@ def fit_report(
         rows = np.sort(rng.choice(rows, _REPORT_CELLS, replace=False))
     held_out = [batch.to(device) for batch in in_order(source, rows, plan.batch_size)]
     latent = latent_report(module, held_out, rng)
+    many = np.sort(rng.permutation(split.used)[:_TC_CELLS])
+    together = total_correlation(module, in_order(source, many, plan.batch_size), len(split.train), plan.seed)
     nll = importance_nll(module, held_out, _REPORT_DRAWS, rng)
     chosen = progress.best_epoch if progress.best_epoch >= 0 else len(progress.history) - 1
     terms = progress.history[chosen]
@@ -178,6 +186,8 @@ def fit_report(
         "held_out_nll": float(nll.nll.mean()),
         "nll_draws": _REPORT_DRAWS,
         "nll_median_effective_draws": float(np.median(nll.ess)),
+        "total_correlation": together.total_correlation,
+        "total_correlation_gaussian": together.gaussian,
         "n_active": int(latent["active"].sum()),
         "verdict": collapse_verdict(latent, still_improving=chosen >= 0.9 * (n_epochs - 1) and progress.cuts == 0),
         "epochs": n_epochs,

@@ -15,8 +15,9 @@ from latentcell.cells.batches import Batch
 from latentcell.cells.images import Modality, modality_of
 from latentcell.errors import InputError
 from latentcell.model import likelihoods as lk
+from latentcell.model.guidance import SPREAD
 from latentcell.model.networks import MLP, ConvNet
-from latentcell.model.objectives import Posterior
+from latentcell.model.posterior import Known, Posterior
 from latentcell.model.schema import Schema
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ class VAEModule(nn.Module):
         self.n_latent = n_latent
         self.likelihood = _LIKELIHOODS[likelihood][2](schema, number)
         self.masked = schema.masked
+        self.n_batches = len(schema.batch_levels)
         n_outputs = self.likelihood.n_outputs(schema.shape[0]) + self.masked
         self.network: MLP | ConvNet
         if schema.modality == "images":
@@ -134,9 +136,18 @@ class VAEModule(nn.Module):
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Posterior, Tensor]:
         """Log likelihood ``(n,)`` at one posterior draw, the posterior and the draw ``(n, d)``."""
-        posterior = self.network.encode(batch.x, batch.covariates)
+        posterior = self.network.encode(batch.x, batch.covariates)._replace(known=self._known(batch))
         z = posterior.draw(generator)
         return self.log_likelihood(batch, z), posterior, z
+
+    def _known(self, batch: Batch) -> Known | None:
+        """Positions and nuisance of a batch in training; None where neither is known."""
+        columns = None if batch.covariates is None else batch.covariates[:, self.n_batches :]
+        nuisance = None if columns is None or columns.shape[1] == 0 else columns
+        if batch.position is None and nuisance is None:
+            return None
+        position = batch.x.new_full((len(batch), self.n_latent), math.nan) if batch.position is None else batch.position
+        return Known(position, SPREAD, nuisance)
 
     def log_likelihood(self, batch: Batch, z: Tensor) -> Tensor:
         """Log p(x | z) of each cell in nats, ``(n,)``."""

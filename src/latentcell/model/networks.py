@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latentcell.model.objectives import Posterior
+from latentcell.model.posterior import Posterior
 
 # bounds on the log posterior variance: exp(-15) is beyond float32 noise of mu, exp(5) far wider than the prior
 _LOG_VAR = (-15.0, 5.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from latentcell.model import objectives
+from latentcell.model.guidance import Factors
 from latentcell.model.refiner import Refiner
 from latentcell.model.schema import Schema
 
@@ -37,6 +39,7 @@ def packed(model: VAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "likelihood": model.likelihood,
         "likelihood_resolved": model._likelihood,
         "objective": objectives.describe(model.objective),
+        "factors": asdict(model.factors),
         "orientation": model.orientation,
         "width": model.width,
         "schema": model.schema_.to_dict(),
@@ -52,6 +55,7 @@ def unpacked(cls: type[Model], tensors: dict[str, Tensor], config: dict[str, Any
         config["n_latent"],
         likelihood=config["likelihood"],
         objective=objectives.from_description(config["objective"]),
+        factors=Factors(**config.get("factors", {})),
         batch_key=schema.batch_key,
         layer=schema.layer,
         orientation=config["orientation"],

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
 from latentcell.cells.batches import Batch
+from latentcell.model.aggregate import decomposition, gaussian_total_correlation
 from latentcell.model.module import VAEModule
+from latentcell.model.posterior import Posterior
 
 # variance of the posterior mean over cells above which a dimension counts as active (Burda et al. 2016)
 _ACTIVE = 0.01
@@ -54,6 +57,29 @@ def latent_report(module: VAEModule, batches: Sequence[Batch], rng: np.random.Ge
             "nll_change": changes,
         }
     )
+
+
+class Together(NamedTuple):
+    """Dependence between latent dimensions in nats: estimated, and as if codes were jointly Gaussian."""
+
+    total_correlation: float
+    gaussian: float
+
+
+@torch.inference_mode()
+def total_correlation(module: VAEModule, batches: Iterable[Batch], n_train: int, seed: int) -> Together:
+    """Total correlation of the codes of many cells; see `latentcell.model.aggregate`.
+
+    One draw per cell. Dimensions are independent where both are near 0.
+    """
+    device = next(module.parameters()).device
+    module.eval()
+    posteriors = [module.network.encode(each.x, each.covariates) for each in (batch.to(device) for batch in batches)]
+    mu = torch.cat([posterior.mu for posterior in posteriors])
+    log_var = torch.cat([posterior.log_var for posterior in posteriors])
+    z = Posterior(mu, log_var).draw(torch.Generator().manual_seed(seed))
+    parts = decomposition(z, mu, log_var, n_train)
+    return Together(float(parts.total_correlation), float(gaussian_total_correlation(z)))
 
 
 def collapse_verdict(report: pd.DataFrame, *, still_improving: bool) -> str:

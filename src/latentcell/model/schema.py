@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -27,6 +27,7 @@ from latentcell.cells.images import (
 )
 from latentcell.cells.orientation import align
 from latentcell.errors import InputError, listed
+from latentcell.model.guidance import Guidance
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -70,6 +71,8 @@ class Schema:
         Median total count of the training cells (counts only).
     grey_levels
         Number of grey levels of integer images, else None.
+    guidance
+        Guided and nuisance factors.
     """
 
     modality: Modality
@@ -86,6 +89,7 @@ class Schema:
     batch_shares: list[float]
     library_size: float | None
     grey_levels: int | None
+    guidance: Guidance = field(default_factory=Guidance)
 
     @classmethod
     def register(
@@ -146,8 +150,8 @@ class Schema:
 
     @property
     def n_covariates(self) -> int:
-        """Width of the one-hot batch membership."""
-        return len(self.batch_levels)
+        """Width of what the decoder is told: one-hot batch membership, then nuisance columns."""
+        return len(self.batch_levels) + self.guidance.n_columns
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -156,7 +160,8 @@ class Schema:
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Schema:
         """Inverse of `to_dict`."""
-        return cls(**{**stored, "shape": tuple(stored["shape"])})
+        guidance = Guidance.from_dict(stored["guidance"]) if "guidance" in stored else Guidance()
+        return cls(**{**stored, "shape": tuple(stored["shape"]), "guidance": guidance})
 
     def source(self, cells: AnnData) -> Source:
         """Measurements of `cells` in the model's order and scale.
@@ -200,7 +205,10 @@ class Schema:
         )
 
     def covariates(self, levels: np.ndarray) -> np.ndarray:
-        """One-hot rows for batch `levels`; a level the model never saw gets the training shares, with a warning."""
+        """One-hot rows for batch `levels`; a level the model never saw gets the training shares, with a warning.
+
+        Followed by nuisance columns at their average.
+        """
         unknown = sorted(set(map(str, levels)) - set(self.batch_levels))
         if unknown:
             warnings.warn(
@@ -211,7 +219,7 @@ class Schema:
         onehot = np.zeros((len(levels), self.n_covariates), dtype=np.float32)
         codes = pd.Index(self.batch_levels).get_indexer(pd.Index(np.asarray(levels, dtype=object).astype(str)))
         onehot[np.arange(len(levels))[codes >= 0], codes[codes >= 0]] = 1
-        onehot[codes < 0] = self.batch_shares
+        onehot[codes < 0, : len(self.batch_levels)] = self.batch_shares
         return onehot
 
     def decoder_covariates(self, batch: Any, n: int) -> np.ndarray | None:
@@ -219,9 +227,10 @@ class Schema:
         if self.batch_key is None:
             if batch is not None:
                 raise InputError(f"batch={batch!r} was given, but the model has no batch_key.")
-            return None
+            return np.zeros((n, self.n_covariates), dtype=np.float32) if self.n_covariates else None
         if batch is None:
-            return np.tile(np.asarray(self.batch_shares, dtype=np.float32), (n, 1))
+            average = [*self.batch_shares, *[0.0] * self.guidance.n_columns]
+            return np.tile(np.asarray(average, dtype=np.float32), (n, 1))
         return self.covariates(np.broadcast_to(np.asarray(batch, dtype=object), n))
 
     def unscaled(self, values: np.ndarray) -> np.ndarray:
@@ -253,14 +262,19 @@ class Schema:
         return np.asarray(position)
 
     def _membership(self, cells: AnnData) -> np.ndarray | None:
-        if self.batch_key is None:
+        if self.n_covariates == 0:
             return None
+        nuisance = self.guidance.columns(cells).astype(np.float32)
+        if self.batch_key is None:
+            return nuisance
         if self.batch_key not in cells.obs:
             raise InputError(
                 f"The model's decoder is conditioned on obs[{self.batch_key!r}], which these cells lack; columns "
                 f"present: {listed(cells.obs.columns)}."
             )
-        return self.covariates(cells.obs[self.batch_key].to_numpy())
+        membership = self.covariates(cells.obs[self.batch_key].to_numpy())
+        membership[:, len(self.batch_levels) :] = nuisance
+        return membership
 
 
 def library_sizes(array: Any, rows: np.ndarray | None) -> np.ndarray:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from latentcell.cells.batches import Batch
 from latentcell.errors import InputError
+from latentcell.model.critic import Critic
 from latentcell.model.files import read_tensors, write_tensors
 from latentcell.model.objectives import Objective
 
@@ -172,7 +173,7 @@ def train(
     optimiser = torch.optim.Adam(module.parameters(), lr=settings.learning_rate, fused=True)
     progress, best = Progress(threads=torch.get_num_threads()), _weights(module)
     if hooks.checkpoint is not None and hooks.checkpoint.exists():
-        progress, best = _resume(hooks.checkpoint, hooks.identity, module, optimiser)
+        progress, best = _resume(hooks.checkpoint, hooks.identity, module, optimiser, objective.critic)
         logger.info("going on after %d epochs from %s", progress.epoch, hooks.checkpoint)
     saved_at = time.monotonic()
     while progress.epoch < epochs and not _finished(progress, max_minutes):
@@ -191,9 +192,11 @@ def train(
         progress.history.append(row)
         # weights from before the schedule has run out belong to another objective, unless that is the ELBO itself
         settled = _scheduled(progress, share * epochs) >= objective.schedule_steps
-        if (settled or objective.optimises_elbo) and row["val_elbo"] > progress.best_elbo:
-            progress.best_elbo, progress.best_epoch, best = row["val_elbo"], progress.epoch, _weights(module)
-        if settled and progress.stalled(row["val_elbo"], settings.patience):
+        # where posteriors are free to narrow, their KL says nothing against the weights
+        merit = row["val_elbo"] if objective.fits_posterior else row["val_log_px"]
+        if (settled or objective.optimises_elbo) and merit > progress.best_elbo:
+            progress.best_elbo, progress.best_epoch, best = merit, progress.epoch, _weights(module)
+        if settled and progress.stalled(merit, settings.patience):
             progress.cuts += 1
             module.load_state_dict(best)
         progress.epoch += 1
@@ -201,7 +204,8 @@ def train(
             hooks.on_epoch(row)
         stop = hooks.stop_requested is not None and hooks.stop_requested()
         if hooks.checkpoint is not None and (stop or time.monotonic() - saved_at > hooks.every):
-            _checkpoint(hooks.checkpoint, hooks.identity, module, optimiser, progress, best)
+            state = _state(module, optimiser, objective.critic, best)
+            write_tensors(hooks.checkpoint, state, {"identity": hooks.identity, "progress": asdict(progress)})
             saved_at = time.monotonic()
         if stop:
             raise KeyboardInterrupt
@@ -334,23 +338,25 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
-def _checkpoint(
+def _state(
+    module: nn.Module, optimiser: torch.optim.Optimizer, critic: Critic | None, best: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """All tensors of a checkpoint by name."""
+    tensors = {f"now.{name}": value for name, value in module.state_dict().items()}
+    tensors |= {f"best.{name}": value for name, value in best.items()}
+    tensors |= _flat("adam", optimiser)
+    if critic is not None:
+        tensors |= {f"critic.{name}": value for name, value in critic.state_dict().items()}
+        tensors |= _flat("critic_adam", critic.optimiser)
+    return tensors
+
+
+def _resume(
     path: Path,
     identity: dict[str, Any],
     module: nn.Module,
     optimiser: torch.optim.Optimizer,
-    progress: Progress,
-    best: dict[str, Tensor],
-) -> None:
-    tensors = {f"now.{name}": value for name, value in module.state_dict().items()}
-    tensors |= {f"best.{name}": value for name, value in best.items()}
-    for i, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"adam.{i}.{name}": value for name, value in state.items()}
-    write_tensors(path, tensors, {"identity": identity, "progress": asdict(progress)})
-
-
-def _resume(
-    path: Path, identity: dict[str, Any], module: nn.Module, optimiser: torch.optim.Optimizer
+    critic: Critic | None,
 ) -> tuple[Progress, dict[str, Tensor]]:
     tensors, stored = read_tensors(path)
     if stored["identity"] != json.loads(json.dumps(identity)):
@@ -359,12 +365,26 @@ def _resume(
             f"{path} is the checkpoint of another fit (it differs in: {', '.join(changed) or 'its settings'}). Remove "
             "it to start afresh, or give the same cells and options to go on."
         )
-    module.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("now.")})
-    best = {name[5:]: value for name, value in tensors.items() if name.startswith("best.")}
+    module.load_state_dict(_below("now", tensors))
+    _restore("adam", tensors, optimiser)
+    if critic is not None:
+        critic.load_state_dict(_below("critic", tensors))
+        _restore("critic_adam", tensors, critic.optimiser)
+    return Progress(**stored["progress"]), _below("best", tensors)
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{prefix}."): each for name, each in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def _flat(prefix: str, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    states = optimiser.state_dict()["state"].items()
+    return {f"{prefix}.{i}.{name}": value for i, state in states for name, value in state.items()}
+
+
+def _restore(prefix: str, tensors: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> None:
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("adam."):
-            _, i, key = name.split(".")
-            state.setdefault(int(i), {})[key] = value
+    for name, value in _below(prefix, tensors).items():
+        i, key = name.split(".")
+        state.setdefault(int(i), {})[key] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    return Progress(**stored["progress"]), best

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -17,6 +18,8 @@ from latentcell.errors import InputError, NotFittedError
 from latentcell.model import files, objectives
 from latentcell.model.fit import fit_module, fit_report, make_plan, seed_of, threads_for
 from latentcell.model.geodesic import geodesics
+from latentcell.model.guidance import Factors, Guidance
+from latentcell.model.guided import Guided
 from latentcell.model.module import ImportanceNLL, VAEModule, importance_nll, modality_for, resolve_likelihood
 from latentcell.model.objectives import Objective
 from latentcell.model.packing import packed, unpacked, weights
@@ -53,6 +56,8 @@ class VAE:
         ``discretized_logistic``, ``poisson_gaussian`` (``poisson_gaussian=2.2`` sets the camera's gain).
     objective
         What training maximises: an object of `latentcell.objectives` or its text, such as ``"beta=4"``.
+    factors
+        Factors that guide latent dimensions or should be absent; see `latentcell.Factors`.
     batch_key
         Column of ``obs`` (plate, donor, library) that the decoder is told, so that the latent space need not hold it.
     layer
@@ -99,6 +104,7 @@ class VAE:
         *,
         likelihood: str = "auto",
         objective: Objective | str = "elbo",
+        factors: Factors | None = None,
         batch_key: str | None = None,
         layer: str | None = None,
         orientation: Orientation = "align",
@@ -111,6 +117,7 @@ class VAE:
         self.n_latent = n_latent
         self.likelihood = likelihood
         self.objective = objectives.parse(objective) if isinstance(objective, str) else objective
+        self.factors = factors or Factors()
         self.batch_key = batch_key
         self.layer = layer
         self.orientation: Orientation = orientation
@@ -165,7 +172,8 @@ class VAE:
         split = split_cells(cells, exclude=exclude, split_key=split_key, share=settings.validation, seed=seed)
         two_valued = modality == "images" and is_two_valued(measured(cells, self.layer), split.train)
         name, number, support = resolve_likelihood(self.likelihood, modality, two_valued)
-        self.schema_ = Schema.register(
+        guidance = Guidance.register(cells, split.train, self.factors, self.n_latent)
+        schema = Schema.register(
             cells,
             split.train,
             also_check=split.held_out,
@@ -175,16 +183,16 @@ class VAE:
             orientation=self.orientation,
             batch_key=self.batch_key,
         )
-        self._likelihood = (name, number)
+        self.schema_, self._likelihood = replace(schema, guidance=guidance), (name, number)
         self._module, self._refiner = self._build(seed).to(settings.torch_device()), None
-        source = self.schema_.source(cells)
+        source = replace(self.schema_.source(cells), position=guidance.positions(cells, self.n_latent))
         self._fitted = np.sort(fingerprints(source, split.used))
         self._held_out = np.sort(fingerprints(source, split.held_out))
         plan = make_plan(
             len(split.train), settings, epochs=epochs, max_minutes=max_minutes, checkpoint=checkpoint, seed=seed
         )
         with threads_for(settings.threads or plan.stored_threads()):
-            progress = fit_module(self._module, source, split, objective=self.objective, schema=self.schema_, plan=plan)
+            progress = fit_module(self._module, source, split, objective=self._guided(), schema=self.schema_, plan=plan)
             self.report_, self.latent_ = fit_report(self._module, source, split, progress, plan)
         self.history_ = pd.DataFrame(progress.history)
         self.report_ |= {
@@ -236,6 +244,8 @@ class VAE:
     def encode(self, cells: AnnData) -> Latent:
         """Posterior mean and variance of each cell; independent of batch size and order.
 
+        The variance is NaN where the objective does not fit it (`latentcell.objectives.MMD`).
+
         Raises
         ------
         InputError
@@ -248,6 +258,8 @@ class VAE:
                 posterior = self._module.network.encode(batch.x, batch.covariates)
                 mu.append(posterior.mu.cpu().numpy())
                 var.append(posterior.log_var.exp().cpu().numpy())
+        if not self.objective.fits_posterior:
+            var = [np.full_like(each, np.nan) for each in var]
         return Latent(np.concatenate(mu), np.concatenate(var))
 
     def decode(
@@ -336,6 +348,22 @@ class VAE:
         batch = cells.obs[self.batch_key].to_numpy() if self.batch_key else None
         return self.decode(self.encode(cells).mu, batch=batch, library_size=source.size, sharp=sharp, rng=rng)
 
+    def read_factors(self, cells: AnnData) -> pd.DataFrame:
+        """Guided factors of each cell as its code tells them, one column each; cells need no annotation.
+
+        Numbers come in the units of their column, cyclic ones within a period, levels by their nearest position.
+
+        Raises
+        ------
+        InputError
+            If the model has no guided factors.
+        """
+        guides = self.schema_.guidance.guides
+        if not guides:
+            raise InputError("This model has no guided factors: fit one with factors=Factors(guided=[...]).")
+        mu = self.encode(cells).mu
+        return pd.DataFrame({guide.name: guide.read(mu) for guide in guides}, index=cells.obs_names)
+
     def geodesic(self, start: np.ndarray, end: np.ndarray, t: float, *, batch: Any = None) -> np.ndarray:
         """Positions ``(n, d)`` at share `t` of the shortest paths, as decoded, between paired positions ``(n, d)``.
 
@@ -358,6 +386,7 @@ class VAE:
             self.n_latent,
             likelihood=self.likelihood,
             objective=self.objective,
+            factors=self.factors,
             batch_key=self.batch_key,
             layer=self.layer,
             orientation=self.orientation,
@@ -457,6 +486,13 @@ class VAE:
     def dimensions_(self) -> list[int]:
         """Latent dimensions in order of their KL, most used first."""
         return [int(i) for i in self.latent_.sort_values("kl", ascending=False, kind="stable")["dimension"]]
+
+    def _guided(self) -> Objective:
+        """Objective with what factors add to it."""
+        guidance = self.schema_.guidance
+        if not guidance.guides and not guidance.nuisance:
+            return self.objective
+        return Guided(self.objective, self.factors.weight, self.factors.independence)
 
     @property
     def _device(self) -> torch.device:

@@ -31,12 +31,20 @@ class Factor:
         turn in ``[0, 1)``.
     levels
         Names of the levels (ordinal, categorical).
+    period
+        Length of a turn of a cyclic factor in the units of its column.
     """
 
     name: str
     kind: Kind
     value: Array
     levels: tuple[str, ...] = ()
+    period: float = 1.0
+
+    @property
+    def text(self) -> str:
+        """How it is asked for: ``name:kind``."""
+        return f"{self.name}:{self.kind}" + (f"={self.period:.17g}" if self.kind == "cyclic" else "")
 
     @property
     def known(self) -> NDArray[np.bool_]:

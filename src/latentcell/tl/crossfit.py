@@ -83,9 +83,14 @@ def crossfit(
     Raises
     ------
     InputError
-        If measurements of any cell are missing, options of a fit come with a fitted model, or see `refuse_seen`.
+        If measurements of any cell are missing, the model's objective fits no widths, options of a fit come with a fitted model, or see `refuse_seen`.
     """
     model = default_model(cells) if model is None else model
+    if not model.objective.fits_posterior:
+        raise InputError(
+            "A screen looks at the width of codes, which this model's objective does not fit. Use another objective, "
+            "such as elbo."
+        )
     fitted = "schema_" in vars(model)
     _refuse_missing(cells, model, fitted=fitted)
     everything = np.ones(cells.n_obs, dtype=bool)

@@ -30,9 +30,10 @@ def embed(
     """Write the latent position of each cell into `cells`.
 
     Writes ``obsm[key_added]`` (posterior mean, ``(n, d)`` float32), ``obsm[key_added + "_var"]`` (posterior variance,
-    ``(n, d)`` float32: the width of the code, not a hit score), ``obs[key_added + "_elbo"]``, ``"_log_px"`` and
-    ``"_kl"`` (float32, nats), ``obs[key_added + "_seen"]`` (whether the model was fitted on the cell: what is shown on
-    such cells is optimistic) and ``uns[key_added]`` (parameters, versions, seed, hashes of model and variables).
+    ``(n, d)`` float32: the width of the code, not a hit score; left out where the objective does not fit it),
+    ``obs[key_added + "_elbo"]``, ``"_log_px"`` and ``"_kl"`` (float32, nats), ``obs[key_added + "_seen"]`` (whether the
+    model was fitted on the cell: what is shown on such cells is optimistic) and ``uns[key_added]`` (parameters,
+    versions, seed, hashes of model and variables).
 
     Parameters
     ----------
@@ -54,7 +55,13 @@ def embed(
     cells = cells.copy() if copy else cells
     blocks = [(block.mu, block.var, block.log_px, block.kl) for block in model.place(cells, rng=rng)]
     mu, var, log_px, kl = (np.concatenate(part) for part in zip(*blocks, strict=True))
-    write_codes(cells, mu, var, {"elbo": log_px - kl, "log_px": log_px, "kl": kl}, key_added)
+    write_codes(
+        cells,
+        mu,
+        var if model.objective.fits_posterior else None,
+        {"elbo": log_px - kl, "log_px": log_px, "kl": kl},
+        key_added,
+    )
     cells.obs[keys.seen(key_added)] = model.seen(cells)
     cells.uns[key_added] = provenance(model, rng)
     logger.info("added %r (adata.obsm, %d x %d)", key_added, *mu.shape)
@@ -62,11 +69,14 @@ def embed(
 
 
 def write_codes(
-    cells: AnnData, mu: np.ndarray, var: np.ndarray, terms: Mapping[str, np.ndarray], key_added: str = keys.VAE
+    cells: AnnData, mu: np.ndarray, var: np.ndarray | None, terms: Mapping[str, np.ndarray], key_added: str = keys.VAE
 ) -> None:
     """Write codes ``(n, d)`` and ELBO terms ``(n,)`` where `embed` says they are."""
     cells.obsm[key_added] = mu
-    cells.obsm[keys.variance(key_added)] = var
+    if var is not None:
+        cells.obsm[keys.variance(key_added)] = var
+    else:
+        cells.obsm.pop(keys.variance(key_added), None)
     for term, column in keys.elbo_terms(key_added).items():
         cells.obs[column] = terms[term].astype(np.float32)
 
