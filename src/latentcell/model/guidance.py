@@ -51,7 +51,7 @@ class Factors:
 
     guided: Sequence[str] = ()
     nuisance: Sequence[str] = ()
-    weight: float = 10.0
+    weight: float = 100.0
     independence: float = 100.0
 
     def __post_init__(self) -> None:
@@ -230,7 +230,7 @@ class Guidance:
         placed = np.full((cells.n_obs, n_latent), np.nan)
         for guide in self.guides:
             placed[:, guide.dimensions] = guide.place(read_factors(cells, [guide.column], varying=False)[0])
-        return placed
+        return placed.astype(np.float32)
 
     def columns(self, cells: AnnData) -> Array:
         """Nuisance columns ``(n, k)`` of cells."""

@@ -7,6 +7,7 @@ there gives 0.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -16,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import entr
 from scipy.stats import rankdata
-from sklearn.ensemble import ExtraTreesRegressor
+from sklearn.tree import ExtraTreeRegressor
 
 from latentcell.errors import InputError
 from latentcell.stats.factor import N_BINS, Factor
@@ -30,7 +31,7 @@ MAX_CELLS = 2_000
 
 N_TREES = 30
 N_FOLDS = 5
-_COARSE = 8  # classes of a number where two factors are tabulated: 20 x 20 cells would be empty in small data
+_COARSE = 5  # classes of a number where two factors are tabulated: with more, a small table is mostly empty
 _CONSTANT = 1e-12  # relative: a range below this is rounding
 
 
@@ -147,8 +148,9 @@ def importance(
 
     Eastwood and Williams 2018, with a forest of 30 extremely randomised trees (Geurts et al. 2006) per factor, each
     grown on half of at most 2,000 cells and tested on the others. Informativeness is R^2 for a continuous, ordinal or
-    cyclic factor (cosine and sine jointly) and balanced accuracy for a categorical one. Categories are one indicator
-    each, weighed to count alike; the variance that a split takes from indicators is its Gini gain.
+    cyclic factor (cosine and sine jointly) and balanced accuracy for a categorical one. The forest sees a categorical
+    factor as indicators, each divided by the root of its level's frequency: what a split gains is then chi-squared, so
+    that rare levels count like common ones.
     """
     z = checked_codes(codes, factors)
     rng = np.random.default_rng(rng)
@@ -170,8 +172,10 @@ def thinned(factor: Factor, rng: np.random.Generator) -> Rows:
 def factor_association(factors: Sequence[Factor]) -> pd.DataFrame:
     """Association of each pair of factors, from 0 to 1: which ones an experiment confounds.
 
-    Cramér's V with the bias correction of Bergsma 2013, so that independent factors give about 0 in small data too, on
-    the cells where both are known; numbers and circles are cut into 8 classes. NaN where no cell tells.
+    Informational correlation ``sqrt(1 - exp(-2 I))`` (Linfoot 1957), divided by its maximum, so that 1 means that one
+    factor determines the other. For two normally distributed numbers it is about their absolute correlation. The
+    mutual information I is counted on the cells where both are known, numbers and circles in 5 classes, minus its bias
+    ``(rows - 1)(columns - 1) / 2n`` (Miller 1955). NaN where those cells do not tell.
 
     Returns
     -------
@@ -180,9 +184,8 @@ def factor_association(factors: Sequence[Factor]) -> pd.DataFrame:
     """
     names = [factor.name for factor in factors]
     table = np.eye(len(factors))
-    for i in range(len(factors)):
-        for j in range(i):
-            table[i, j] = table[j, i] = _cramers_v(factors[i], factors[j])
+    for i, j in itertools.combinations(range(len(factors)), 2):
+        table[i, j] = table[j, i] = _informational_correlation(factors[i], factors[j])
     return pd.DataFrame(table, index=names, columns=names)
 
 
@@ -225,15 +228,18 @@ def _standardised(z: Array) -> Array:
 
 def _equal_width(z: Array) -> Rows:
     """Bin of each code ``(d, n)`` between edges that are those of `numpy.histogram`."""
-    edges = np.linspace(z.min(axis=1), z.max(axis=1), N_BINS + 1, axis=1)[:, 1:-1]
-    return np.stack([np.searchsorted(edge, row, side="right") for edge, row in zip(edges, z, strict=True)])
+    inner = [np.linspace(row.min(), row.max(), N_BINS + 1)[1:-1] for row in z]
+    return np.stack([np.searchsorted(edges, row, side="right") for edges, row in zip(inner, z, strict=True)])
 
 
 def _information(bins: Rows, factor: Factor) -> Array:
     classes = factor.classes()
     joint = _counts(bins + N_BINS * np.arange(len(bins))[:, None], classes, N_BINS * len(bins))
-    share = joint.reshape(len(bins), N_BINS, -1) / len(classes)
-    # I = H(bin) + H(class) - H(both); rounding may leave less than nothing
+    return _shared(joint.reshape(len(bins), N_BINS, -1) / len(classes))
+
+
+def _shared(share: Array) -> Array:
+    """Mutual information in nats of joint distributions ``(d, rows, columns)``, ``(d,)``."""
     marginals = entr(share.sum(axis=2)).sum(axis=1) + entr(share.sum(axis=1)).sum(axis=1)
     return np.maximum(marginals - entr(share).sum(axis=(1, 2)), 0.0)
 
@@ -345,39 +351,38 @@ def _cross_validated(folds: list[_Fold], factor: Factor) -> Array:
 
 def _forest(x: Array, factor: Factor, rng: np.random.Generator) -> tuple[Array, float]:
     """Importances ``(d,)`` and out-of-bag score of a forest that tells a factor from codes ``(n, d)``."""
-    n, weight = len(x), None
-    classes = factor.classes()
+    n, classes = len(x), np.unique(factor.classes(), return_inverse=True)[1]
+    frequency = np.bincount(classes) / n
     if factor.kind == "categorical":
-        targets = (classes[:, None] == np.arange(classes.max() + 1)).astype(np.float64)
-        weight = 1 / np.bincount(classes)[classes]
+        targets = (classes[:, None] == np.arange(len(frequency))) / np.sqrt(frequency)
     else:
         targets, _ = factor.columns()
-    # bags of half of the cells leave every cell out of some of 30 trees, save for once in 10^12
-    forest = ExtraTreesRegressor(
-        N_TREES,
-        min_samples_leaf=max(2, n // 200),
-        bootstrap=True,
-        max_samples=0.5,
-        oob_score=True,
-        random_state=int(rng.integers(2**31)),
-    ).fit(x, targets[:, 0] if targets.shape[1] == 1 else targets, sample_weight=weight)
-    told = forest.oob_prediction_.reshape(n, -1)
+    x, targets = x.astype(np.float32), np.ascontiguousarray(targets)
+    gain, told, times = np.zeros(x.shape[1]), np.zeros_like(targets), np.zeros((n, 1))
+    # single trees: a forest's checks and copies take as long as growing such small ones
+    for _ in range(N_TREES):
+        drawn = rng.permutation(n)
+        inside, outside = drawn[: n // 2], drawn[n // 2 :]
+        tree = ExtraTreeRegressor(min_samples_leaf=max(2, n // 200), random_state=int(rng.integers(2**31)))
+        tree.fit(x[inside], targets[inside], check_input=False)
+        gain += tree.feature_importances_
+        told[outside] += tree.predict(x[outside], check_input=False).reshape(len(outside), -1)
+        times[outside] += 1
+    told /= np.maximum(times, 1)
     if factor.kind == "categorical":
-        score = _balanced_accuracy((told.argmax(axis=1) == classes)[None], classes)[0]
+        score = _balanced_accuracy(((told / np.sqrt(frequency)).argmax(axis=1) == classes)[None], classes)[0]
     else:
         score = 1 - ((told - targets) ** 2).sum() / (n * targets.var(axis=0).sum())
-    return forest.feature_importances_, float(score)
+    return gain / max(gain.sum(), np.finfo(float).tiny), float(score)
 
 
-def _cramers_v(a: Factor, b: Factor) -> float:
+def _informational_correlation(a: Factor, b: Factor) -> float:
     both = a.known & b.known
     x, y = (np.unique(factor.classes(_COARSE)[both], return_inverse=True)[1] for factor in (a, b))
     n, rows, columns = len(x), len(np.unique(x)), len(np.unique(y))
     if min(rows, columns) < 2:
         return float("nan")
-    table = _counts(x[None], y, rows)
-    expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / n
-    phi_squared = ((table - expected) ** 2 / expected).sum() / n
-    unbiased = max(0.0, phi_squared - (rows - 1) * (columns - 1) / (n - 1))
-    shrunk = min(levels - (levels - 1) ** 2 / (n - 1) for levels in (rows, columns))
-    return float(np.sqrt(min(1.0, unbiased / (shrunk - 1)))) if shrunk > 1 else float("nan")
+    share = _counts(x[None], y, rows) / n
+    information = max(0.0, float(_shared(share[None])[0]) - (rows - 1) * (columns - 1) / (2 * n))
+    most = min(entr(share.sum(axis=axis)).sum() for axis in (0, 1))
+    return float(np.sqrt(min(1.0, np.expm1(-2 * information) / np.expm1(-2 * most))))

@@ -31,6 +31,7 @@ from latentcell.stats.association import (
 )
 from latentcell.stats.factor import Factor
 from latentcell.stats.relabelling import share_as_extreme
+from latentcell.stats.resampling import half_sample_sd, permuted
 
 PER_FACTOR = ("mig", "sap", "max_correlation", "single_dimension", "completeness", "informativeness")
 """Metrics with a value for every factor, and for their mean under the name "all"."""
@@ -39,38 +40,30 @@ OVERALL = ("modularity", "disentanglement", "factor_vae_score")
 """Metrics of all factors together."""
 
 _UNBOUNDED = ("single_dimension", "informativeness")  # an R^2 has no lower bound, the others are never below 0
-_FEWEST_UNITS = 4  # cells or replicates that an interval needs, so that a half holds two
 _DEAD = 1e-3  # share of the largest variance below which a dimension has no vote
 _Z = 1.96
 
 
 class ByDimension(NamedTuple):
-    """A score of each dimension ``(d,)``, NaN where a dimension tells of no factor, and the mean over dimensions."""
+    """A score of each dimension ``(d,)``, NaN where it tells of no factor, and the mean over dimensions."""
 
-    values: Array
+    score: Array
     mean: float
 
 
 class _Estimate(NamedTuple):
-    """All metrics of one set of cells and factors.
+    """All metrics, and the best dimension or -1: `PER_FACTOR` by factors and "all", row by row, then `OVERALL`."""
 
-    Attributes
-    ----------
-    values
-        `PER_FACTOR` by factors and "all", row by row, then `OVERALL`.
-    dimensions
-        Winning dimension where there is one, else -1, in the same order.
-    """
-
-    values: Array
-    dimensions: Rows
+    value: Array
+    dimension: Rows
 
 
 def mig(information: Array, entropies: Array) -> Array:
     """Mutual information gap of each factor, ``(k,)`` (Chen et al. 2018, eq. 6).
 
-    What the most informative dimension tells more than the next, as a share of the factor's entropy; NaN where that is
-    0. The gap of a single dimension is its information.
+    What the most informative dimension tells more than the next, as a share of the factor's entropy; NaN where that
+    is 0. A perfect code reaches 1 only if its bins of equal width separate the factor's classes: for a number cut into
+    classes of equal frequency about 0.9 if it is evenly spread, 0.7 if normally distributed.
 
     Parameters
     ----------
@@ -79,58 +72,63 @@ def mig(information: Array, entropies: Array) -> Array:
     entropies
         From `entropy`, ``(k,)``.
     """
-    return np.where(entropies > 0, _gap(information) / np.where(entropies > 0, entropies, 1.0), np.nan)
+    return np.where(entropies > 0, sap(information) / np.where(entropies > 0, entropies, 1.0), np.nan)
 
 
 def sap(score: Array) -> Array:
     """Separated attribute predictability of each factor, ``(k,)``: gap between its two best dimensions.
 
-    Kumar et al. 2018, on ``score (d, k)`` from `linear_score`.
+    Kumar et al. 2018, on ``score (d, k)`` from `linear_score`. A single dimension is compared with 0.
     """
-    return _gap(score)
+    first, second = np.sort(np.concatenate([score, np.zeros_like(score[:1])]), axis=0)[::-1][:2]
+    return np.asarray(first - second)
 
 
 def modularity(information: Array) -> ByDimension:
     """How far each dimension tells of one factor only (Ridgeway and Mozer 2018).
 
     1 minus the squared information on all other factors, relative to the largest and per other factor. The mean leaves
-    out dimensions without information; NaN for a single factor.
+    out dimensions without information; NaN for a single factor. The bias of counting differs between factors, so that
+    noise scores high too: compare with permuted factors.
 
     Parameters
     ----------
     information
         From `mutual_information`, ``(d, k)``.
     """
-    squared = information**2
+    squared, k = information**2, information.shape[1]
     largest = squared.max(axis=1)
-    defined = (largest > 0) & (information.shape[1] > 1)
-    values = np.full(len(information), np.nan)
-    others = squared[defined].sum(axis=1) - largest[defined]
-    values[defined] = 1 - others / (largest[defined] * max(1, information.shape[1] - 1))
-    return ByDimension(values, float(values[defined].mean()) if defined.any() else np.nan)
+    defined = (largest > 0) & (k > 1)
+    score = np.full(len(information), np.nan)
+    score[defined] = 1 - (squared[defined].sum(axis=1) / largest[defined] - 1) / max(1, k - 1)
+    return ByDimension(score, float(score[defined].mean()) if defined.any() else np.nan)
 
 
-def disentanglement(importance: Array) -> ByDimension:
-    """DCI disentanglement (Eastwood and Williams 2018): 1 minus the entropy of each dimension's importances.
+def disentanglement(importances: Array) -> ByDimension:
+    """DCI disentanglement (Eastwood and Williams 2018): 1 minus the entropy of each dimension's importances over log k.
 
-    Entropy in units of log k. The mean weighs dimensions by their share of all importance. NaN for a single factor.
+    The mean weighs dimensions by their share of all importance. NaN for a single factor.
 
     Parameters
     ----------
-    importance
+    importances
         From `importance`, ``(d, k)``, non-negative.
     """
-    values, total = _concentration(importance.T), importance.sum(axis=1)
-    defined = ~np.isnan(values)
-    return ByDimension(values, float(np.average(values[defined], weights=total[defined])) if defined.any() else np.nan)
+    score, total = completeness(importances.T), importances.sum(axis=1)
+    defined = ~np.isnan(score)
+    return ByDimension(score, float(np.average(score[defined], weights=total[defined])) if defined.any() else np.nan)
 
 
-def completeness(importance: Array) -> Array:
-    """DCI completeness of each factor, ``(k,)``: 1 minus the entropy of its importances, in units of log d.
+def completeness(importances: Array) -> Array:
+    """DCI completeness of each factor, ``(k,)``: 1 minus the entropy of its importances ``(d, k)`` over log d.
 
     NaN for a code of one dimension, or where no dimension is important.
     """
-    return _concentration(importance)
+    d, total = len(importances), importances.sum(axis=0)
+    defined = (total > 0) & (d > 1)
+    score = np.full(importances.shape[1], np.nan)
+    score[defined] = 1 - entr(importances[:, defined] / total[defined]).sum(axis=0) / np.log(max(2, d))
+    return score
 
 
 def factor_vae_score(
@@ -185,49 +183,6 @@ def factor_vae_score(
     return float(np.mean(table.argmax(axis=1)[winner[half:]] == held[half:]))
 
 
-def permuted(
-    factor: Factor,
-    replicate: NDArray[Any] | None = None,
-    block: NDArray[Any] | None = None,
-    *,
-    rng: int | np.random.Generator | None = None,
-) -> Factor:
-    """Return the factor as it could have been if it had nothing to do with the cells.
-
-    Values change places among the cells where the factor is known. With replicates, a factor that is constant within
-    every one of them was given to replicates, not to cells, so that whole replicates exchange their value; one that
-    varies within replicates is permuted among the cells of each replicate.
-
-    Parameters
-    ----------
-    factor
-        Factor of n cells.
-    replicate
-        Well, donor or embryo of each cell, ``(n,)``.
-    block
-        Plate or batch of each cell, ``(n,)``: nothing is exchanged between blocks.
-    """
-    rng = np.random.default_rng(rng)
-    n, known = len(factor.value), np.flatnonzero(factor.known)
-    values = factor.value[known]
-    unit = known if replicate is None else _numbered(replicate, n, "replicate")[known]
-    pool = np.zeros(len(known), np.intp) if block is None else _numbered(block, n, "block")[known]
-    _, first, member = np.unique(unit, return_index=True, return_inverse=True)
-    moved = factor.value.copy()
-    if (values != values[first][member]).any():
-        moved[known] = values[_shuffled(member * (pool.max() + 1) + pool, rng)]
-        return replace(factor, value=moved)
-    elsewhere = np.flatnonzero(pool != pool[first][member])
-    if len(elsewhere):
-        name = np.asarray(replicate)[known[elsewhere[0]]]
-        raise InputError(
-            f"Replicate {str(name)!r} has cells in several blocks, so that {factor.name!r} cannot be exchanged between "
-            "the replicates of a block. Give wells of different plates different names, or leave out the block."
-        )
-    moved[known] = values[first][_shuffled(pool[first], rng)][member]
-    return replace(factor, value=moved)
-
-
 def metrics(
     codes: NDArray[np.floating],
     factors: Sequence[Factor],
@@ -240,15 +195,15 @@ def metrics(
 ) -> pd.DataFrame:
     """Score codes against factors by every metric, with a permutation test and an interval.
 
-    The test permutes factors (see `permuted`), each by itself, and searches for the best dimensions anew every time, so
-    that p is fair to the search: ``(1 + #{null >= value}) / (1 + B)``. Random numbers of folds, forests and votes are
-    the same for all permutations.
+    The test permutes factors (see `permuted`) and searches for the best dimensions anew every time, so that p is fair
+    to the search: ``(1 + #{null >= value}) / (1 + B)``. Factors known in the same cells move together, so that those
+    that go with each other still do. Folds, forests and votes draw the same random numbers every time.
 
-    The interval comes from random halves of the cells, or of the replicates where given: the SD of an estimate over
-    halves drawn without replacement is that of the full estimate over samples (delete-half jackknife, Shao and Wu
-    1989). A bootstrap would repeat cells, which adds information between codes and factors and puts a cell among its
-    own neighbours. It is the value plus and minus 1.96 SD, cut to the range of the metric; NaN for fewer than four
-    cells or replicates. Halves in which a factor does not vary are left out.
+    The interval is the value plus and minus 1.96 standard errors from random halves of the cells, or of the replicates
+    where given (see `half_sample_sd`), cut to the range of the metric. A bootstrap would repeat cells, which adds
+    information between codes and factors and puts a cell among its own neighbours. Halves in which a factor does not
+    vary are left out. Counting is more biased in half the cells, so that for few cells (hundreds) the interval of
+    modularity is too narrow.
 
     Parameters
     ----------
@@ -270,35 +225,31 @@ def metrics(
     """
     z = checked_codes(codes, factors)
     for factor in factors:
-        if len(np.unique(factor.value[factor.known])) < 2:
+        if _constant(factor):
             raise InputError(f"The factor {factor.name!r} has no two different values among its annotated cells.")
     rng = np.random.default_rng(rng)
-    replicate, block = (
-        None if labels is None else _numbered(labels, len(z), name)
-        for labels, name in ((replicate, "replicate"), (block, "block"))
-    )
     grown = [np.isin(np.arange(len(z)), thinned(factor, rng)) for factor in factors]
     seed = int(rng.integers(2**63))
     estimate = _estimate(z, factors, grown, seed)
-    null = [
-        _estimate(z, [permuted(factor, replicate, block, rng=rng) for factor in factors], grown, seed).values
-        for _ in range(n_permutations)
-    ]
-    halves, scale = _halves(np.arange(len(z)) if replicate is None else replicate, n_resamples, rng)
-    spread = [
-        _estimate(z[rows], [factor.take(rows) for factor in factors], [each[rows] for each in grown], seed).values
-        for rows in halves
-    ]
-    return _table(factors, estimate, np.array(null), scale * _sd(np.array(spread)))
+    null = []
+    for draw in rng.integers(2**63, size=n_permutations):
+        moved = [permuted(factor, replicate, block, rng=int(draw)) for factor in factors]
+        null.append(_estimate(z, moved, grown, seed).value)
+
+    def on(rows: Rows) -> Array:
+        return _estimate(z[rows], [each.take(rows) for each in factors], [each[rows] for each in grown], seed).value
+
+    sd = half_sample_sd(on, len(z), replicate=replicate, n=n_resamples, rng=rng)
+    return _table(factors, estimate, np.array(null), sd)
 
 
-def _table(factors: Sequence[Factor], estimate: _Estimate, null: Array, sd: Array) -> pd.DataFrame:
+def _table(factors: Sequence[Factor], estimate: _Estimate, null: Array, sd: Array | float) -> pd.DataFrame:
     names = [*(factor.name for factor in factors), "all"]
     rows = [(metric, name) for metric in PER_FACTOR for name in names] + [(metric, "all") for metric in OVERALL]
     table = pd.DataFrame(rows, columns=["metric", "factor"])
-    value = estimate.values
+    value = estimate.value
     floor = np.where(table["metric"].isin(_UNBOUNDED), -np.inf, 0.0)
-    table["dimension"] = estimate.dimensions
+    table["dimension"] = estimate.dimension
     table["value"] = value
     table["low"], table["high"] = np.maximum(value - _Z * sd, floor), np.minimum(value + _Z * sd, 1.0)
     table[["null_mean", "null_95", "p"]] = np.nan
@@ -314,74 +265,26 @@ def _estimate(z: Array, factors: Sequence[Factor], grown: Sequence[NDArray[np.bo
     rng = np.random.default_rng(seed)
     information, entropies = mutual_information(z, factors), np.array([entropy(factor) for factor in factors])
     score, correlated, single = linear_score(z, factors), correlation(z, factors), single_dimension(z, factors, rng=rng)
-    on_forest = [
-        replace(each, value=np.where(rows, each.value, np.nan)) for each, rows in zip(factors, grown, strict=True)
-    ]
-    forest = importance(z, on_forest, rng=rng)
-    per_factor = np.stack(
-        [
-            mig(information, entropies),
-            sap(score),
-            correlated.max(axis=0),
-            single.max(axis=0),
-            completeness(forest.matrix),
-            forest.informativeness,
-        ]
-    )
-    overall = np.array(
-        [modularity(information).mean, disentanglement(forest.matrix).mean, factor_vae_score(z, factors, rng=rng)]
-    )
-    constant = [len(np.unique(factor.value[factor.known])) < 2 for factor in factors]
+    grounds = zip(factors, grown, strict=True)
+    forest = importance(z, [replace(f, value=np.where(rows, f.value, np.nan)) for f, rows in grounds], rng=rng)
+    told = [mig(information, entropies), sap(score), correlated.max(axis=0), single.max(axis=0)]
+    per_factor = np.stack([*told, completeness(forest.matrix), forest.informativeness])
+    together = factor_vae_score(z, factors, rng=rng)
+    overall = np.array([modularity(information).mean, disentanglement(forest.matrix).mean, together])
+    constant = [_constant(factor) for factor in factors]
     per_factor[:, constant] = np.nan
-    if any(constant):
-        overall[:] = np.nan
+    overall[:] = np.where(any(constant), np.nan, overall)
     best = [matrix.argmax(axis=0) for matrix in (information, score, correlated, single, forest.matrix)]
-    dimensions = np.full((len(PER_FACTOR), len(factors) + 1), -1)
-    dimensions[: len(best), :-1] = best
+    dimension = np.full((len(PER_FACTOR), len(factors) + 1), -1)
+    dimension[: len(best), :-1] = best
     return _Estimate(
         np.concatenate([np.column_stack([per_factor, per_factor.mean(axis=1)]).ravel(), overall]),
-        np.concatenate([dimensions.ravel(), np.full(len(OVERALL), -1)]),
+        np.concatenate([dimension.ravel(), np.full(len(OVERALL), -1)]),
     )
 
 
-def _halves(unit: Rows, n: int, rng: np.random.Generator) -> tuple[list[Rows], float]:
-    """Rows of n random halves of the units, and the factor from the SD over them to that of the full estimate."""
-    _, member = np.unique(unit, return_inverse=True)
-    n_units = int(member.max()) + 1
-    if n_units < _FEWEST_UNITS:
-        return [], np.nan
-    kept = n_units // 2
-    drawn = [np.isin(member, rng.permutation(n_units)[:kept]) for _ in range(n)]
-    return [np.flatnonzero(each) for each in drawn], float(np.sqrt(kept / (n_units - kept)))
-
-
-def _sd(draws: Array) -> Array | float:
-    """SD over draws ``(B, m)``, each of the m over the draws where it is defined, NaN where fewer than half are."""
-    if len(draws) < 2:
-        return np.nan
-    defined = ~np.isnan(draws)
-    enough = defined.sum(axis=0) >= max(2, len(draws) / 2)
-    return np.array(
-        [
-            column[rows].std(ddof=1) if ok else np.nan
-            for column, rows, ok in zip(draws.T, defined.T, enough, strict=True)
-        ]
-    )
-
-
-def _gap(score: Array) -> Array:
-    """Largest minus second largest of each column, ``(k,)``; an only row is compared with 0."""
-    first, second = np.sort(np.concatenate([score, np.zeros_like(score[:1])]), axis=0)[::-1][:2]
-    return np.asarray(first - second)
-
-
-def _concentration(importance: Array) -> Array:
-    """1 minus the entropy of each column in units of the log of the number of rows, ``(k,)``."""
-    total = importance.sum(axis=0)
-    defined = (total > 0) & (len(importance) > 1)
-    values = np.full(importance.shape[1], np.nan)
-    values[defined] = 1 - entr(importance[:, defined] / total[defined]).sum(axis=0) / np.log(max(2, len(importance)))
-    return values
+def _constant(factor: Factor) -> bool:
+    return len(np.unique(factor.value[factor.known])) < 2
 
 
 def _nearest(factor: Factor, n: int, n_cells: int, rng: np.random.Generator) -> tuple[Rows, Array]:
@@ -412,20 +315,3 @@ def _variances(z: Array, rows: Rows, used: Array) -> Array:
     values = z[rows]
     values -= np.einsum("vm,vmd->vd", share, values)[:, None]
     return np.einsum("vm,vmd->vd", share, values**2)
-
-
-def _numbered(labels: NDArray[Any], n: int, name: str) -> Rows:
-    """Labels of n cells as numbers from 0, refusing missing ones."""
-    if len(labels) != n:
-        raise InputError(f"There are {len(labels)} {name} labels for {n} cells: give one per cell.")
-    numbers = pd.factorize(np.asarray(labels))[0]
-    if (numbers < 0).any():
-        raise InputError(f"Cell {int(np.argmin(numbers))} has no {name}: name one for every cell or drop such cells.")
-    return numbers.astype(np.intp)
-
-
-def _shuffled(pool: Rows, rng: np.random.Generator) -> Rows:
-    """Permutation of places that exchanges only those of the same pool."""
-    source = np.empty(len(pool), dtype=np.intp)
-    source[np.argsort(pool, kind="stable")] = np.lexsort((rng.random(len(pool)), pool))
-    return source

@@ -91,5 +91,9 @@ class Factor:
 def equal_frequency(values: Array, n_bins: int) -> NDArray[np.intp]:
     """Class of each number, ``(n,)`` from 0: at most `n_bins`, of about as many numbers each, ties together."""
     distinct = np.unique(values)
-    edges = distinct[1:] if len(distinct) <= n_bins else np.unique(np.quantile(values, np.arange(1, n_bins) / n_bins))
+    edges = distinct[1:]
+    if len(distinct) > n_bins:
+        quantiles = np.unique(np.quantile(values, np.arange(1, n_bins) / n_bins))
+        # where nearly all are tied at the least, as doses at 0, what is above it is a class
+        edges = quantiles[quantiles > distinct[0]] if quantiles[-1] > distinct[0] else distinct[1:2]
     return np.unique(np.searchsorted(edges, values, side="right"), return_inverse=True)[1].astype(np.intp)

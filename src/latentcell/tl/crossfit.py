@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from anndata import AnnData
 
 from latentcell import keys
 from latentcell.cells.check import check_measurements, refuse
@@ -15,10 +14,12 @@ from latentcell.cells.images import channel_names, measured
 from latentcell.errors import InputError
 from latentcell.model.module import modality_for
 from latentcell.tl.design import rank_within
+from latentcell.tl.refit import fit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from anndata import AnnData
     from numpy.typing import NDArray
 
     from latentcell.model.vae import VAE
@@ -29,7 +30,6 @@ logger = logging.getLogger("latentcell")
 TRAINING_CELLS = 20_000
 """Control cells that a screen's own fit reads at most: more teach a model little, and their wells calibrate better."""
 
-_ROLE = "_screen_role"
 _FEW = 50
 
 
@@ -83,7 +83,8 @@ def crossfit(
     Raises
     ------
     InputError
-        If measurements of any cell are missing, the model's objective fits no widths, options of a fit come with a fitted model, or see `refuse_seen`.
+        If measurements of any cell are missing, the model's objective fits no widths of codes, options of a fit come
+        with a fitted model, or see `refuse_seen`.
     """
     model = default_model(cells) if model is None else model
     if not model.objective.fits_posterior:
@@ -183,18 +184,7 @@ def fit_controls(cells: AnnData, model: VAE, rows: NDArray[np.intp], *, fit: Map
             "give a model fitted elsewhere.",
             len(rows),
         )
-    role = np.full(cells.n_obs, "other", dtype=object)
-    role[rows] = "train"
-    # measurements are shared, not copied: they may lie on disk
-    shared = AnnData(
-        X=cells.X,
-        obs=cells.obs.assign(**{_ROLE: role}),
-        var=cells.var,
-        obsm={name: cells.obsm[name] for name in (keys.IMAGES, keys.MASKS) if name in cells.obsm},
-        layers=dict(cells.layers),
-        uns={keys.IMAGES: cells.uns[keys.IMAGES]} if keys.IMAGES in cells.uns else {},
-    )
-    return model.unfitted().fit(shared, exclude={_ROLE: ["other"]}, rng=seed, **fit)
+    return fit_rows(cells, model, rows, fit=fit, seed=seed)
 
 
 def refuse_seen(seen: NDArray[np.bool_], design: Design) -> tuple[NDArray[np.bool_], list[str]]:
