@@ -11,6 +11,8 @@
 ``uns[key_added]``          ``{params, versions, rng, model_sha256, var_names_sha256}``
 ``uns["interpolate"]``      parameters, plausibility, evaluation and verdict of the last interpolation
 ``uns["arithmetic"]``       expression and terms behind decoded cells
+``uns["factors"]``          tables, maps, verdict and parameters of the last question for factors
+``obsm["factors"]``         codes that its factors were held against, ``(n, d)`` float32
 ``uns["screen"]``           tables, verdict and parameters of the last screen
 ``obsm["screen_residual"]`` mean squared residual per cell, ``(n, k)`` float32 (``obs``: ``screen_log_var``,
                             ``screen_typicality``, ``screen_label``, ``screen_role``)
@@ -30,6 +32,7 @@ VAE = "vae"
 INTERPOLATE = "interpolate"
 ARITHMETIC = "arithmetic"
 SCREEN = "screen"
+FACTORS = "factors"
 SAMPLED = "sampled"
 MOVED = "moved"
 

@@ -437,9 +437,13 @@ class VAE:
         )
         return pd.DataFrame(result._asdict(), index=cells.obs_names)
 
-    def seen(self, cells: AnnData) -> np.ndarray:
-        """Which of `cells` the model was fitted on (training or early stopping), by their measurements, ``(n,)``."""
-        return np.isin(fingerprints(self.schema_.source(cells)), self._fitted)
+    def seen(self, cells: AnnData, *, early_stopping: bool = True) -> np.ndarray:
+        """Which of `cells` the model was fitted on, by their measurements, ``(n,)``.
+
+        Those held out for early stopping count as seen unless `early_stopping` is False.
+        """
+        fitted = self._fitted if early_stopping else np.setdiff1d(self._fitted, self._held_out)
+        return np.isin(fingerprints(self.schema_.source(cells)), fitted)
 
     def sha256(self) -> str:
         """Hex digest of the weights, the refiner's included: the same for the same model, saved or not."""

@@ -323,10 +323,11 @@ def _residuals(design: _Design, x: NDArray[Any], n_draws: int) -> Iterator[tuple
 
 def _moments(design: _Design, w: Array, y: Array) -> tuple[Array, Array]:
     """Covariance and its variance, ``(k, g)`` each, from draws of w ``(k, m)`` and row sums of variables ``(m, g)``."""
-    scaled = design.alpha[:, None] * y
-    cross = w @ (design.nu[:, None] * scaled)
+    total, scaled, weight = w @ y, design.alpha[:, None] * y, design.alpha * design.nu
+    # units of one size without nuisance weigh the same, which saves a product
+    cross = weight[0] * total if np.ptp(weight) == 0 else w @ (weight[:, None] * y)
     square = w**2 @ scaled**2 if design.units is None else _squares(w, scaled, design.units)
-    covariance = (w @ y) / design.freedom
+    covariance = total / design.freedom
     variance = square + covariance * (design.offset * covariance - 2 * cross)
     return covariance, np.maximum(variance, _SMALLEST_VARIANCE * square)
 

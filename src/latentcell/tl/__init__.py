@@ -1,10 +1,11 @@
-"""The questions: where a cell lies (`embed`), what lies between (`interpolate`), what deviates (`screen`)."""
+"""The questions: where cells lie (`embed`), what lies between (`interpolate`), what drives (`factors`) and deviates."""
 
 from latentcell.tl.arithmetic import arithmetic
 from latentcell.tl.course import Pairing
 from latentcell.tl.embed import embed
+from latentcell.tl.factors import factors
 from latentcell.tl.interpolate import interpolate
 from latentcell.tl.leave_one_out import leave_one_out
 from latentcell.tl.screen import screen
 
-__all__ = ["Pairing", "arithmetic", "embed", "interpolate", "leave_one_out", "screen"]
+__all__ = ["Pairing", "arithmetic", "embed", "factors", "interpolate", "leave_one_out", "screen"]
