@@ -127,7 +127,7 @@ def grid(n, rng):
 def sprites(request):
     """Codes of dSprites and their factors."""
     rng = np.random.default_rng(0)
-    factors, place = grid(800, rng)
+    factors, place = grid(300 if request.param == "images" else 800, rng)
     spread = (place - place.mean(0)) / place.std(0)
     if request.param == "noisy":
         return spread + 0.3 * rng.normal(size=spread.shape), factors

@@ -42,7 +42,7 @@ class Coded:
         How the dimensions of each refit were matched.
     mu
         Codes to hold factors against, ``(n, d)``: the model's; where it has guided factors, for each cell those of a
-        fit that has not seen it.
+        fit that has not seen it. Dimensions that the fit does not use are 0.
     untrained
         Cells whose code in `mu` comes from a fit that was not trained on them, ``(n,)``.
     """
@@ -58,6 +58,11 @@ class Coded:
         """|Correlation| of each dimension with its match in each refit, ``(S, d)``."""
         d = self.mu.shape[1]
         return np.array([match.correlation for match in self.matches]).reshape(-1, d)
+
+    def in_use(self, i: int) -> Array:
+        """Codes ``(n, d)`` by the model (0) or a refit, 0 in dimensions that it does not use."""
+        active = _active(self.models[i])
+        return self.codes[i] * (active[self.matches[i - 1].order] if i else active)
 
     def take(self, rows: NDArray[np.intp]) -> Coded:
         """The same of the cells `rows`."""
@@ -115,13 +120,19 @@ def coded(
         models.append(refit)
         matches.append(match)
         codes.append(mu[:, match.order] * match.sign)
-    mu, untrained = codes[0].copy(), ~model.seen(cells, early_stopping=False)
-    if fold is not None:
-        for number in range(1, seeds + 1):
-            left_out = pool[fold == number - 1]
-            mu[left_out] = codes[number][left_out]
-        untrained = np.ones(cells.n_obs, dtype=bool)
-    return Coded(models, np.stack(codes), matches, mu, untrained)
+    found = Coded(models, np.stack(codes), matches, codes[0], ~model.seen(cells, early_stopping=False))
+    mu = found.in_use(0)
+    if fold is None:
+        return replace(found, mu=mu)
+    for number in range(1, seeds + 1):
+        left_out = pool[fold == number - 1]
+        mu[left_out] = found.in_use(number)[left_out]
+    return replace(found, mu=mu, untrained=np.ones(cells.n_obs, dtype=bool))
+
+
+def _active(model: VAE) -> NDArray[np.bool_]:
+    """Which dimensions a fit uses, ``(d,)``."""
+    return model.latent_.sort_values("dimension")["active"].to_numpy(dtype=bool)
 
 
 def _folds(

@@ -142,7 +142,7 @@ def measured_variables(cells: AnnData, model: VAE, rows: NDArray[np.intp]) -> pd
 
 
 def implied(found: Coded, columns: Sequence[Column], rows: NDArray[np.intp], design: Design) -> tuple[Array, Array]:
-    """Covariance of each column with each variable as the fits decode it: mean and SD over fits, ``(columns, G)``.
+    """Covariance of each column with each variable as the model decodes it, and its SD over all fits, ``(columns, G)``.
 
     Each fit decodes its own codes of the cells `rows`, without noise, in the average batch and at one library size.
     The SD is 0 where there is one fit.
@@ -159,7 +159,7 @@ def implied(found: Coded, columns: Sequence[Column], rows: NDArray[np.intp], des
         decoded = described(model, model.decode(own)).to_numpy(np.float64)
         per_fit.append([_covariance(column.by_model[i][rows], decoded, given) for column in columns])
     stacked = np.array(per_fit)
-    return stacked.mean(0), stacked.std(0, ddof=1) if len(stacked) > 1 else np.zeros(stacked.shape[1:])
+    return stacked[0], stacked.std(0, ddof=1) if len(stacked) > 1 else np.zeros(stacked.shape[1:])
 
 
 def _covariance(v: Array, x: Array, design: Design) -> Array:

@@ -164,7 +164,7 @@ def _result(
         "dimensions": dimensions_table(found, related, effects, rows),
         "stability": pd.DataFrame(found.stability.T, columns=[f"seed {i}" for i in range(1, len(found.models))]),
         "effects": effects,
-        "leak": leak(found.mu, held, rng=rng),
+        "leak": leak(found.codes[0], held, rng=rng),
         "association": factor_association([*asked, *held]),
     }
     if sets is not None:

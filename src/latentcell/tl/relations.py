@@ -55,7 +55,7 @@ def scores(
         rng=rng,
     )
     tables = {"cross-fitted" if guided else "model": first}
-    others = {} if guided else {f"seed {i}": codes for i, codes in enumerate(found.codes[1:], start=1)}
+    others = {} if guided else {f"seed {i}": found.in_use(i) for i in range(1, len(found.models))}
     if baseline is not None:
         others["PCA"] = baseline
     for name, codes in others.items():
