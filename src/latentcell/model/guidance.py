@@ -43,16 +43,16 @@ class Factors:
     nuisance
         Columns of ``obs`` that the latent space should not hold: plate, donor, library size.
     weight
-        Weight of the cells' positions beyond what the prior asks for; more makes dimensions follow the factor more
-        closely, on training cells.
+        Weight of the cells' positions beyond what the prior asks for, per measured value of a cell; more makes
+        dimensions follow the factor more closely, at the cost of what no factor explains.
     independence
-        Weight in nats of the dependence between nuisance and code.
+        Weight of the dependence between nuisance and code, in nats per measured value of a cell.
     """
 
     guided: Sequence[str] = ()
     nuisance: Sequence[str] = ()
-    weight: float = 100.0
-    independence: float = 100.0
+    weight: float = 0.05
+    independence: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("guided", "nuisance"):

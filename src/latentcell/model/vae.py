@@ -496,7 +496,8 @@ class VAE:
         guidance = self.schema_.guidance
         if not guidance.guides and not guidance.nuisance:
             return self.objective
-        return Guided(self.objective, self.factors.weight, self.factors.independence)
+        n_values = int(np.prod(self.schema_.shape))
+        return Guided(self.objective, self.factors.weight * n_values, self.factors.independence * n_values)
 
     @property
     def _device(self) -> torch.device:
