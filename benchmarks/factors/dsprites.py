@@ -14,9 +14,9 @@ import logging
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from benchmarks.common import data_dir, write
 
 import latentcell as lc
-from benchmarks.common import data_dir, write
 from latentcell.model.training import Settings
 from latentcell.stats.association import correlation
 from latentcell.stats.disentanglement import metrics

@@ -107,6 +107,47 @@ def write_screen(cells: AnnData, model: VAE, out: Path, *, sheets: int) -> None:
     console.print(f"start with {out / 'hits.csv'} and {out / 'figures' / 'screen.png'}", markup=False)
 
 
+def write_factors(cells: AnnData, model: VAE, out: Path) -> None:
+    """Write the tables, maps and figures of the question for factors, and say the verdict."""
+    import latentcell as lc
+    from latentcell.cells.stores import write_maps
+
+    write_cells(cells, out / "cells.h5ad")
+    result = cells.uns[keys.FACTORS]
+    for name in ("metrics", "relations", "dimensions", "effects", "leak", "gene_sets"):
+        if name in result:
+            _write_table(result[name], out / f"{name}.csv")
+    for name in ("stability", "association"):
+        _write_table(
+            result[name].reset_index(names="dimension" if name == "stability" else "factor"), out / f"{name}.csv"
+        )
+    write_json(out / "factors.json", {"verdict": list(result["verdict"]), **_plain(result["params"])})
+    figures = {
+        "factors": lc.pl.factors(cells),
+        "stability": lc.pl.stability(cells),
+        "volcano": lc.pl.volcano(cells),
+        "traversal": lc.pl.traversal(model, titles=lc.pl.dimension_titles(cells)),
+    }
+    if "maps" in result:
+        write_maps(out / "effects.zarr", result["maps"], list(result["map_names"]), model.names_)
+        console.print(f"wrote {out / 'effects.zarr'}", markup=False)
+        figures["effects"] = lc.pl.effects(cells, model)
+    draw(out / "figures", **figures)
+    for sentence in result["verdict"]:
+        console.print(sentence, markup=False)
+    console.print(f"start with {out / 'dimensions.csv'} and {out / 'figures' / 'factors.png'}", markup=False)
+
+
+def write_trade_off(swept: pd.DataFrame, out: Path) -> None:
+    """Write the table and figure of a sweep, and say the recommendation."""
+    import latentcell as lc
+
+    _write_table(swept, out / "sweep.csv")
+    draw(out / "figures", sweep=lc.pl.trade_off(swept))
+    for sentence in swept.attrs["verdict"]:
+        console.print(sentence, markup=False)
+
+
 def _plain(params: dict[str, Any]) -> dict[str, Any]:
     """Parameters as JSON knows them: lists, and null for what is not known."""
     listed = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in params.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -251,3 +251,18 @@ def _write_crops(group: Any, key: str, array: Any) -> None:
     for start in range(0, n_cells, shard):
         rows = np.arange(start, min(start + shard, n_cells))
         target[start : start + shard] = take_rows(array, rows)
+
+
+def write_maps(path: Path, maps: Mapping[str, np.ndarray], rows: Sequence[str], channels: Sequence[str]) -> None:
+    """Write maps ``(rows, C, [Z,] H, W)`` of several quantities to a zarr group, whole or not at all.
+
+    One array per quantity, one chunk per row; attributes ``rows`` and ``channel_names`` name the first two axes.
+    """
+    import zarr
+
+    with replacing(path) as unfinished:
+        root = zarr.open_group(unfinished, mode="w", zarr_format=3)
+        root.attrs.update({"rows": list(rows), "channel_names": list(channels)})
+        for name, values in maps.items():
+            array = root.create_array(name, shape=values.shape, dtype=values.dtype, chunks=(1, *values.shape[1:]))
+            array[...] = values

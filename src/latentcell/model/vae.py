@@ -380,12 +380,12 @@ class VAE:
             blocks.append(geodesics(decode, a, b, t).cpu().numpy())
         return np.concatenate(blocks) if blocks else np.empty((0, self.n_latent), dtype=np.float32)
 
-    def unfitted(self) -> Self:
-        """Return a new model with the same settings and no weights."""
+    def unfitted(self, objective: Objective | str | None = None) -> Self:
+        """Return a new model with the same settings, or another `objective`, and no weights."""
         return type(self)(
             self.n_latent,
             likelihood=self.likelihood,
-            objective=self.objective,
+            objective=self.objective if objective is None else objective,
             factors=self.factors,
             batch_key=self.batch_key,
             layer=self.layer,

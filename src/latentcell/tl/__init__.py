@@ -7,5 +7,6 @@ from latentcell.tl.factors import factors
 from latentcell.tl.interpolate import interpolate
 from latentcell.tl.leave_one_out import leave_one_out
 from latentcell.tl.screen import screen
+from latentcell.tl.trade_off import trade_off
 
-__all__ = ["Pairing", "arithmetic", "embed", "factors", "interpolate", "leave_one_out", "screen"]
+__all__ = ["Pairing", "arithmetic", "embed", "factors", "interpolate", "leave_one_out", "screen", "trade_off"]

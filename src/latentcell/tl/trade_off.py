@@ -1,0 +1,167 @@
+"""What disentangling costs: alignment with factors against reconstruction, likelihood and clusters, over a setting."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+from latentcell.cells.factors import read_factors
+from latentcell.errors import InputError
+from latentcell.model import objectives
+from latentcell.stats.association import correlation
+from latentcell.tl.explain import described
+from latentcell.tl.refit import fit_rows
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from latentcell.model.vae import VAE
+    from latentcell.stats.factor import Factor
+
+logger = logging.getLogger("latentcell")
+
+_HELD_OUT = 0.2
+_NLL_DRAWS = 50
+_NEARLY = 0.95  # share of the best alignment that is as good as the best
+
+
+def trade_off(
+    cells: AnnData,
+    model: VAE,
+    factors: Sequence[str],
+    *,
+    objective: Mapping[str, Sequence[float]],
+    label: str | None = None,
+    seeds: int = 3,
+    folder: str | Path | None = None,
+    fit: Mapping[str, Any] | None = None,
+    rng: int = 0,
+) -> pd.DataFrame:
+    """Fit the model over values of a setting of its objective and say what each gives and takes.
+
+    A fifth of the cells is held out of all fits.
+
+    Parameters
+    ----------
+    model
+        Says how to fit: refits have its settings and none of its weights.
+    factors
+        As in `factors`.
+    objective
+        One setting and its values: ``{"beta": [1, 2, 4, 8]}``, ``{"tc": [1, 5, 20]}``.
+    label
+        Column of ``obs`` whose levels k-means clusters of the codes are held against; by default the first factor with
+        levels, if any.
+    seeds
+        Fits for each value.
+    folder, fit
+        As in `factors`.
+
+    Returns
+    -------
+    One row per value and seed: ``objective``, ``value``, ``seed``; ``alignment`` (mean over factors of the largest
+    correlation of one dimension in use) and ``alignment_<factor>``; of held-out cells ``reconstruction`` (share of the
+    variance of variables that decoding explains) and ``held_out_nll`` (nats, importance-weighted); ``ari`` and ``nmi``
+    of clusters against the label; ``n_active``. ``attrs["verdict"]``: sentences.
+
+    Raises
+    ------
+    InputError
+        If a column is no factor, or there are no values.
+    """
+    if len(objective) != 1 or not next(iter(objective.values())):
+        raise InputError(f"objective is {dict(objective)}: name one setting and its values, such as beta: 1, 2, 4.")
+    name, values = next(iter(objective.items()))
+    settings = [f"{name}={value:g}" for value in values]
+    for each in settings:
+        objectives.parse(each)
+    asked = read_factors(cells, list(factors))
+    clusters = _label(cells, asked, label)
+    shuffled = np.random.default_rng([rng, 5]).permutation(cells.n_obs)
+    held_out, rows = np.split(shuffled, [round(_HELD_OUT * cells.n_obs)])
+    table = []
+    for value, setting in zip(values, settings, strict=True):
+        for seed in range(seeds):
+            logger.info("%s, seed %d of %d", setting, seed + 1, seeds)
+            stored = None if folder is None else Path(folder) / f"{setting}_seed_{seed}"
+            fitted = fit_rows(
+                cells, model.unfitted(setting), np.sort(rows), fit=dict(fit or {}), seed=rng + seed, stored=stored
+            )
+            row = {"objective": setting, "value": value, "seed": seed}
+            table.append(row | _measured(cells, fitted, asked, clusters, np.sort(held_out)))
+    whole = pd.DataFrame(table)
+    whole.attrs["verdict"] = _verdict(whole)
+    return whole
+
+
+def _measured(
+    cells: AnnData, model: VAE, factors: Sequence[Factor], clusters: Factor | None, held_out: Any
+) -> dict[str, float]:
+    active = model.latent_.sort_values("dimension")["active"].to_numpy(dtype=bool)
+    codes = model.encode(cells).mu.astype(np.float64) * active
+    best = correlation(codes, factors).max(0)
+    test = cells[held_out]
+    row = {"alignment": float(best.mean())}
+    row |= {f"alignment_{factor.name}": float(value) for factor, value in zip(factors, best, strict=True)}
+    row |= {
+        "reconstruction": _explained(test, model),
+        "held_out_nll": float(model.nll(test, n_samples=_NLL_DRAWS)["nll"].mean()),
+        "ari": np.nan,
+        "nmi": np.nan,
+        "n_active": int(active.sum()),
+    }
+    if clusters is not None and active.any():
+        known = clusters.known
+        found = KMeans(len(clusters.levels), n_init=10, random_state=0).fit_predict(codes[known])
+        truth = clusters.value[known]
+        row |= {"ari": adjusted_rand_score(truth, found), "nmi": normalized_mutual_info_score(truth, found)}
+    return row
+
+
+def _explained(cells: AnnData, model: VAE) -> float:
+    """Share of the variance of measurements (counts log-normalised) that reconstructions explain."""
+    measured, decoded = model.measurements(cells), model.reconstruct(cells)
+    if model.modality_ == "counts":
+        measured, decoded = (described(model, values).to_numpy() for values in (measured, decoded))
+    scale = np.asarray(model.schema_.scale, dtype=np.float64).reshape(1, -1, *[1] * (measured.ndim - 2))
+    x, y = (np.asarray(values / scale, dtype=np.float64) for values in (measured, decoded))
+    return float(1 - ((x - y) ** 2).sum() / ((x - x.mean(0)) ** 2).sum())
+
+
+def _label(cells: AnnData, factors: Sequence[Factor], label: str | None) -> Factor | None:
+    if label is not None:
+        return read_factors(cells, [label if ":" in label else f"{label}:categorical"])[0]
+    return next((factor for factor in factors if factor.levels), None)
+
+
+def _verdict(table: pd.DataFrame) -> list[str]:
+    """Recommendation: the mildest setting whose alignment is within 5 % of the best, and what it costs."""
+    means = table.drop(columns="seed").groupby(["value", "objective"], sort=True).mean().reset_index()
+    best = means["alignment"].max()
+    chosen = means[means["alignment"] >= _NEARLY * best].iloc[0]
+    first = means.iloc[0]
+    spread = table.groupby("objective")["alignment"].std().mean()
+    sentences = [
+        f"{chosen['objective']}: mean correlation of the best dimension with each factor {chosen['alignment']:.2f} "
+        f"(best over settings {best:.2f}, SD over seeds {spread:.2f})."
+    ]
+    if chosen["objective"] != first["objective"]:
+        sentences.append(
+            f"Against {first['objective']} that costs {chosen['held_out_nll'] - first['held_out_nll']:.1f} nats per "
+            f"held-out cell and {first['reconstruction'] - chosen['reconstruction']:.3f} of the variance explained"
+            + (f"; ARI {first['ari']:.2f} to {chosen['ari']:.2f}." if np.isfinite(chosen["ari"]) else ".")
+        )
+    gain = means["alignment"].max() - first["alignment"]
+    if np.isfinite(spread) and gain < 2 * spread:
+        sentences.append(
+            "The gain over the first setting is within what seeds make: for alignment none is better than another. "
+            "To place a factor on a dimension, guide it."
+        )
+    return sentences
