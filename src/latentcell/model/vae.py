@@ -16,6 +16,7 @@ from latentcell.cells.batches import Batch, in_order
 from latentcell.cells.images import Modality, is_two_valued, measured
 from latentcell.errors import InputError, NotFittedError
 from latentcell.model import files, objectives
+from latentcell.model.decoding import Conditions, decode
 from latentcell.model.fit import fit_module, fit_report, make_plan, seed_of, threads_for
 from latentcell.model.geodesic import geodesics
 from latentcell.model.guidance import Factors, Guidance
@@ -24,7 +25,7 @@ from latentcell.model.module import ImportanceNLL, VAEModule, importance_nll, mo
 from latentcell.model.objectives import Objective
 from latentcell.model.packing import packed, unpacked, weights
 from latentcell.model.placing import Placed, place
-from latentcell.model.refine import STEPS, RefinerPlan, fit_refiner, seen_split, sharpened
+from latentcell.model.refine import STEPS, RefinerPlan, fit_refiner, seen_split
 from latentcell.model.refiner import Refiner
 from latentcell.model.schema import Orientation, Schema, fingerprints
 from latentcell.model.split import split_cells
@@ -33,7 +34,7 @@ from latentcell.model.training import Settings
 if TYPE_CHECKING:
     from anndata import AnnData
 
-_BLOCK, _SHARP_BLOCK = 256, 32  # cells encoded or decoded at once, and cells drawn at once
+_BLOCK, _PATHS = 256, 32  # cells encoded at once, and geodesics found at once
 
 
 class Latent(NamedTuple):
@@ -297,34 +298,10 @@ class VAE:
         z = np.atleast_2d(np.asarray(z, dtype=np.float32))
         if z.shape[1] != self.n_latent:
             raise InputError(f"z has {z.shape[1]} columns, but the model has {self.n_latent} latent dimensions.")
-        refiner = self._refiner if sharp else None
         if sharp and noise:
             raise InputError("sharp=True and noise=True exclude each other: a sharp cell is a draw, noise included.")
-        if sharp and refiner is None:
-            raise NotFittedError(
-                "This VAE has no refiner, which sharp=True draws with: call fit_refiner(cells) first, with the images "
-                "that the VAE was fitted on."
-            )
-        generator = np.random.default_rng(rng)
-        covariates = self.schema_.decoder_covariates(batch, len(z))
-        size = None
-        if self.schema_.library_size is not None:
-            given = self.schema_.library_size if library_size is None else library_size
-            size = np.broadcast_to(np.asarray(given, dtype=np.float32), len(z)).copy()
-        device, block = self._device, _SHARP_BLOCK if sharp else _BLOCK
-        decoded = np.empty((len(z), *self.schema_.shape), dtype=np.float32)
-        with torch.inference_mode():
-            for start in range(0, len(z), block):
-                rows = slice(start, start + block)
-                given_batch = None if covariates is None else torch.from_numpy(covariates[rows]).to(device)
-                codes = torch.from_numpy(z[rows]).to(device)
-                if refiner is not None:
-                    x = sharpened(self._module, refiner, codes, given_batch, generator)
-                else:
-                    total = None if size is None else torch.from_numpy(size[rows]).to(device)
-                    x = self._module.measurements(codes, given_batch, total, generator if noise else None)
-                decoded[rows] = self.schema_.unscaled(x.cpu().numpy())
-        return decoded
+        given = Conditions(self.schema_.decoder_covariates(batch, len(z)), library_size)
+        return decode(self._module, self.schema_, z, given, refiner=self._refiner_for(sharp), noise=noise, rng=rng)
 
     def sample(
         self,
@@ -343,10 +320,11 @@ class VAE:
     def reconstruct(
         self, cells: AnnData, *, sharp: bool = False, rng: int | np.random.Generator | None = None
     ) -> np.ndarray:
-        """Decoded posterior mean of each cell at its own batch and library size, in stored units (see `decode`)."""
+        """Decoded posterior mean of each cell in its own batch, nuisance and library size (see `decode`)."""
         source = self.schema_.source(cells)
-        batch = cells.obs[self.batch_key].to_numpy() if self.batch_key else None
-        return self.decode(self.encode(cells).mu, batch=batch, library_size=source.size, sharp=sharp, rng=rng)
+        given = Conditions(source.covariates, source.size)
+        mu = self.encode(cells).mu
+        return decode(self._module, self.schema_, mu, given, refiner=self._refiner_for(sharp), rng=rng)
 
     def read_factors(self, cells: AnnData) -> pd.DataFrame:
         """Guided factors of each cell as its code tells them, one column each; cells need no annotation.
@@ -372,8 +350,8 @@ class VAE:
         """
         covariates = self.schema_.decoder_covariates(batch, len(start))
         blocks = []
-        for first in range(0, len(start), _SHARP_BLOCK):
-            rows = slice(first, first + _SHARP_BLOCK)
+        for first in range(0, len(start), _PATHS):
+            rows = slice(first, first + _PATHS)
             given = None if covariates is None else torch.from_numpy(covariates[rows]).to(self._device)
             a, b = (torch.from_numpy(np.asarray(z[rows], dtype=np.float32)).to(self._device) for z in (start, end))
             decode = partial(self._module.smooth_means, covariates=given, library_size=self.schema_.library_size)
@@ -490,6 +468,15 @@ class VAE:
     def dimensions_(self) -> list[int]:
         """Latent dimensions in order of their KL, most used first."""
         return [int(i) for i in self.latent_.sort_values("kl", ascending=False, kind="stable")["dimension"]]
+
+    def _refiner_for(self, sharp: bool) -> Refiner | None:
+        """Refiner to draw with, or None for decoded means."""
+        if sharp and self._refiner is None:
+            raise NotFittedError(
+                "This VAE has no refiner, which sharp=True draws with: call fit_refiner(cells) first, with the images "
+                "that the VAE was fitted on."
+            )
+        return self._refiner if sharp else None
 
     def _guided(self) -> Objective:
         """Objective with what factors add to it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,7 @@ CORRELATION, DIFFERENCE = "correlation", "difference in SD"
 
 _TILE, _WIDEST, _LABEL = 0.95, 9.0, 1.3  # inches of a map, of all maps, and of the names of a block
 _FADED = 0.22  # opacity of pixels that are not significant
-_LETTERS = 20  # in a line of a name
+_LETTERS, _CHANNEL = 20, 14  # characters in a line of a name, and of a channel
 
 
 @styled
@@ -67,10 +68,25 @@ def effects(cells: AnnData, model: VAE, names: Sequence[str | int] | None = None
             "model that latentcell.tl.factors was run with."
         )
     named = [str(name) for name in result["map_names"]]
-    blocks = _blocks(cells, result, named, names, n)
-    effect, q = _strongest(effect, q)
+    blocks = _blocks(result, named, names, n)
+    maps = {
+        name: _Maps(*_strongest(effect[i], q[i]), unit(cells, name))
+        for i, name in enumerate(named)
+        if any(name in block for block in blocks.values())
+    }
     mean = projected(model.decode(np.zeros((1, model.n_latent))))[0]
-    return _drawn(cells, blocks, named, effect, q, mean, model.names_)
+    figure = _drawn(blocks, maps, mean, model.names_, dimension_titles(cells))
+    note(figure, _said(maps, len(named), result["effects"]), figure.get_figwidth())
+    return figure
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """Effects of one column on pixels and their q, each ``(C, H, W)``, and the unit."""
+
+    effect: NDArray[np.float64]
+    q: NDArray[np.float64]
+    unit: str
 
 
 def unit(cells: AnnData, name: str) -> str:
@@ -83,7 +99,7 @@ def unit(cells: AnnData, name: str) -> str:
     return DIFFERENCE if two or "=" in name else CORRELATION
 
 
-def chosen(result: dict[str, Any], named: Sequence[str], asked: Sequence[str | int]) -> list[str]:
+def chosen(named: Sequence[str], asked: Sequence[str | int]) -> list[str]:
     """Those columns `named` in ``uns["factors"]`` that are `asked` for, factors with all of their columns.
 
     Raises
@@ -110,7 +126,7 @@ def defaults(result: dict[str, Any], named: Sequence[str]) -> tuple[list[str], l
 
 
 def _blocks(
-    cells: AnnData, result: dict[str, Any], named: list[str], names: Sequence[str | int] | None, n: int
+    result: dict[str, Any], named: list[str], names: Sequence[str | int] | None, n: int
 ) -> dict[str, list[str]]:
     """Columns to draw: those of factors and those of dimensions."""
     factors, dimensions = defaults(result, named)
@@ -119,7 +135,7 @@ def _blocks(
             raise InputError(f"n is {n}: show at least one factor and dimension.")
         blocks = {"Factors": factors[:n], "Latent dimensions": dimensions[:n]}
     else:
-        few = chosen(result, named, names)
+        few = chosen(named, names)
         blocks = {
             "Factors": [name for name in few if name in factors],
             "Latent dimensions": [name for name in few if name not in factors],
@@ -131,72 +147,53 @@ def _blocks(
 
 
 def _strongest(effect: NDArray[np.float64], q: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Maps ``(columns, C, H, W)``: of volumes the voxel with the strongest effect along z, with its sign and its q."""
+    """Maps ``(C, H, W)``: of volumes ``(C, Z, H, W)`` the voxel with the strongest effect along z, and its q."""
     effect = np.nan_to_num(effect)
-    if effect.ndim == 4:
+    if effect.ndim == 3:
         return effect, q
-    most = np.abs(effect).argmax(axis=2, keepdims=True)
-    return tuple(np.take_along_axis(each, most, axis=2)[:, :, 0] for each in (effect, q))  # type: ignore[return-value]
+    most = np.abs(effect).argmax(axis=1)[:, None]
+    return np.take_along_axis(effect, most, axis=1)[:, 0], np.take_along_axis(q, most, axis=1)[:, 0]
 
 
 def _drawn(
-    cells: AnnData,
-    blocks: dict[str, list[str]],
-    named: list[str],
-    effect: NDArray[np.float64],
-    q: NDArray[np.float64],
-    mean: Pixels,
-    channels: Sequence[str],
+    blocks: dict[str, list[str]], maps: dict[str, _Maps], mean: Pixels, channels: Sequence[str], titles: dict[int, str]
 ) -> Figure:
-    n_channels, n_rows = len(channels), max(len(members) for members in blocks.values())
+    n_channels, n_rows = len(channels), max(len(block) for block in blocks.values())
     tile = min(_TILE, _WIDEST / (n_channels * len(blocks)))
     width = len(blocks) * (n_channels * tile + _LABEL) + 0.3
-    figure = new_figure(width, (n_rows + 1) * (tile * mean.shape[1] / mean.shape[2] + 0.04) + 1.9)
+    figure = new_figure(width, (n_rows + 1) * (tile * mean.shape[1] / mean.shape[2] + 0.06) + 1.9)
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.05, wspace=0.01, hspace=0.01)  # type: ignore[union-attr,call-arg]
     axes = figure.subplots(n_rows + 1, n_channels * len(blocks), squeeze=False)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)  # type: ignore[union-attr,call-arg]
     for ax in axes.ravel():
         ax.set_axis_off()
-    members = [name for block in blocks.values() for name in block]
-    limits = _limits(cells, members, named, effect)
-    titles, drawn = dimension_titles(cells), {}
+    units = sorted({each.unit for each in maps.values()})
+    limits = {kind: max(np.abs(m.effect).max() for m in maps.values() if m.unit == kind) for kind in units}
+    drawn = {}
     for i, (title, block) in enumerate(blocks.items()):
         part = axes[:, i * n_channels : (i + 1) * n_channels]
         _mean_cell(part[0], mean, channels)
-        part[0, 0].set_title(f"{title}\n{part[0, 0].get_title()}")
+        part[0, 0].set_title(f"{title}\n{shortened(channels[0], _CHANNEL)}")
         for row, name in zip(part[1:], block, strict=False):
-            maps, found, kind = effect[named.index(name)], q[named.index(name)], unit(cells, name)
-            for ax, one, sure, below in zip(row, maps, found, mean, strict=True):
-                drawn[kind] = _map(ax, one, sure, below, limits[kind])
-            _label(row[0], _words(name, titles, found))
+            one = maps[name]
+            for ax, effect, q, below in zip(row, one.effect, one.q, mean, strict=True):
+                drawn[one.unit] = _map(ax, effect, q, below, max(limits[one.unit], 1e-6))
+            _label(row[0], _words(name, titles, one.q))
     for kind, image in sorted(drawn.items()):
         bar = figure.colorbar(image, ax=list(axes.ravel()), location="bottom", shrink=0.45, aspect=32, pad=0.02)
         bar.set_label(f"effect on the pixel: {kind}")
-        bar.outline.set_linewidth(0.5)  # type: ignore[operator]
-    note(figure, _said(members, named, q, mean), width)
+        bar.outline.set_linewidth(0.5)
     return figure
-
-
-def _limits(cells: AnnData, members: list[str], named: list[str], effect: NDArray[np.float64]) -> dict[str, float]:
-    """End of the symmetric range of colours of each unit."""
-    limits: dict[str, float] = {}
-    for name in members:
-        kind = unit(cells, name)
-        most = float(np.abs(effect[named.index(name)]).max())
-        limits[kind] = max(limits.get(kind, 1e-6), most)
-    return limits
 
 
 def _mean_cell(axes: NDArray[Any], mean: Pixels, channels: Sequence[str]) -> None:
     for ax, one, channel in zip(axes, mean, channels, strict=True):
         _frame(ax)
         ax.imshow(one, cmap="gray", interpolation="nearest")
-        ax.set_title(shortened(channel, 14))
+        ax.set_title(shortened(channel, _CHANNEL))
     _label(axes[0], "mean cell")
 
 
-def _map(
-    ax: Axes, effect: NDArray[np.float64], q: NDArray[np.float64], mean: NDArray[Any], limit: float
-) -> AxesImage:
+def _map(ax: Axes, effect: NDArray[np.float64], q: NDArray[np.float64], mean: NDArray[Any], limit: float) -> AxesImage:
     """Effects of one channel, faded where they are not significant, under the outline of the mean cell."""
     _frame(ax)
     opacity = np.where(q > LEVEL, _FADED, 1.0)
@@ -231,16 +228,21 @@ def _words(name: str, titles: dict[int, str], q: NDArray[np.float64]) -> str:
     return "\n".join(lines)
 
 
-def _said(members: list[str], named: list[str], q: NDArray[np.float64], mean: Pixels) -> str:
-    untested = [name for name in members if np.isnan(q[named.index(name)]).all()]
+def _said(maps: dict[str, _Maps], n_columns: int, table: pd.DataFrame) -> str:
     text = (
-        f"Red: brighter in cells where the factor or dimension is higher. Faded: q > {LEVEL:g} over the pixels of a row. "
-        "Line: half of the brightness of the mean cell."
+        "Red: brighter in cells where the factor or dimension is higher; the sign of a dimension is arbitrary. Faded: "
+        f"q > {LEVEL:g} over the pixels of a row. Line: half of the brightness of the mean cell."
     )
+    untested = [name for name, one in maps.items() if np.isnan(one.q).all()]
     if untested:
         text += (
             f" Not tested, so not faded: {', '.join(untested)}. A code is not tested on the cells that it was trained "
             "on, and too few others are left."
         )
-    left = len(named) - len(members)
-    return text + (f" {left} more of uns['factors']['map_names'] are not shown." if left else "")
+    n = table.groupby("of")["n"].max()
+    if not untested and n.get("dimension", np.inf) < n.get("factor", 0):
+        text += (
+            " Dimensions are tested on fewer cells than factors, those not trained on, so less of them is significant."
+        )
+    left = n_columns - len(maps)
+    return text + (f" {left} more factors and dimensions are not shown." if left else "")

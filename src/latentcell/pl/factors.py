@@ -24,15 +24,22 @@ if TYPE_CHECKING:
 LEVEL = 0.05
 """p or q up to which something counts as found."""
 
+LITTLE = 0.001
+"""Share of the decoded variance below which a dimension changes next to nothing."""
+
+PALE_NAMES = (
+    f"Pale names: below {LITTLE:.1%} of the decoded variance; such a dimension can follow a factor and yet change next "
+    "to nothing."
+)
+
 NOISE = "#f0f0f0"
 """Colour of what does not exceed its null."""
 
-_CELL, _ROW, _NARROWEST = 0.52, 0.3, 7.2  # inches: width and height of a cell, width of a figure
-_LABELS, _BESIDE = 1.6, 1.5  # inches left and right of the heat map
+_CELL, _ROW, _NARROWEST = 0.56, 0.3, 7.2  # inches: width and height of a cell, width of a figure
+_BESIDE = 1.5  # inches right of the heat map
 _BAR = 0.34  # inches: height of a row of bars above the heat map
-_LITTLE = 0.001  # share of decoded variance below which a dimension changes next to nothing
 _DARK = 0.6  # correlation from which numbers are white
-_FACTOR_LENGTH, _VARIABLE_LENGTH = 22, 20  # characters
+_FACTOR_LENGTH, _VARIABLE_LENGTH = 28, 20  # characters
 _METRICS = {
     "one dimension per factor": {"mig": "MIG", "sap": "SAP", "completeness": "DCI completeness"},
     "one factor per dimension": {
@@ -71,10 +78,11 @@ def factors(cells: AnnData, *, n: int = 16) -> Figure:
     result = answered(cells)
     every = used(result["dimensions"])
     shown = every.iloc[:n]
-    table = result["relations"].pivot(index="factor", columns="dimension", values="correlation")
     names = list(dict.fromkeys(result["relations"]["factor"].astype(str)))
-    width = max(_NARROWEST, _CELL * len(shown) + _LABELS + _BESIDE)
-    cell = (width - _LABELS - _BESIDE) / len(shown)
+    labels = [shortened(name, _FACTOR_LENGTH) for name in names]
+    around = _BESIDE + max(1.6, 0.3 + 0.068 * max(len(label) for label in labels))
+    width = max(_NARROWEST, _CELL * len(shown) + around)
+    cell = (width - around) / len(shown)
     label, inches, turned = _variables(shown, cell)
     heights = [_BAR, _BAR, _ROW * len(names) + 0.05, 2.9]
     figure = new_figure(width, sum(heights) + inches + 1.9)
@@ -84,10 +92,9 @@ def factors(cells: AnnData, *, n: int = 16) -> Figure:
     _bars(top, shown["variance_explained"].to_numpy(float), "decoded\nvariance")
     _bars(middle, shown["comes_back"].to_numpy(float), "comes\nback")
     top.set_title("Correlation of factors with latent dimensions")
-    correlation = table.loc[names, shown["dimension"]].to_numpy(float)
-    p = result["relations"].pivot(index="factor", columns="dimension", values="p")
-    _heat_map(heat, correlation, p.loc[names, shown["dimension"]].to_numpy(float) <= LEVEL, best=True)
-    heat.set_yticks(range(len(names)), [shortened(name, _FACTOR_LENGTH) for name in names])
+    correlation, p = (_by_factor(result["relations"], value, names, shown) for value in ("correlation", "p"))
+    _heat_map(heat, correlation, p <= LEVEL, best=True)
+    heat.set_yticks(range(len(names)), labels)
     _dimensions(heat, shown, names, label, turned=turned)
     _beside(beside, result, names)
     _scores(scores, key, result["metrics"])
@@ -142,18 +149,28 @@ def dimension_titles(cells: AnnData) -> dict[int, str]:
     return titles
 
 
-def holds(row: Any) -> str:
-    """Which factor a row of the table of dimensions holds: ``stage (0.91)``, ``dose (0.80, guided)``, ``no factor``."""
-    guided = f"guided by {row.guided_by}" if str(row.guided_by) else ""
+def holds(row: Any, length: int = 44) -> str:
+    """Which factor a row of the table of dimensions holds, names shortened to `length`.
+
+    ``stage (0.91)``, ``dose (0.80, guided)``, ``no factor``.
+    """
+    guided = f"guided by {shortened(str(row.guided_by), length)}" if str(row.guided_by) else ""
     if not row.p <= LEVEL:
         return f"no factor ({guided})" if guided else "no factor"
     guided = "guided" if str(row.guided_by) == str(row.top_factor) else guided
-    return f"{row.top_factor} ({row.top_correlation:.2f}{', ' + guided if guided else ''})"
+    factor = shortened(str(row.top_factor), length)
+    return f"{factor} ({row.top_correlation:.2f}{', ' + guided if guided else ''})"
 
 
 def signed(name: str) -> str:
     """Name of a dimension with a minus that can be told from a hyphen: ``+IFIT1 −ISG15``."""
     return " ".join("−" + word[1:] if word.startswith("-") else word for word in name.split())
+
+
+def _by_factor(relations: pd.DataFrame, value: str, names: list[str], shown: pd.DataFrame) -> NDArray[np.float64]:
+    """One column of the relations as ``(factors, dimensions)``."""
+    table = relations.set_index(["factor", "dimension"])[value]
+    return np.array([[table[name, k] for k in shown["dimension"]] for name in names], dtype=np.float64)
 
 
 def _variables(shown: pd.DataFrame, cell: float) -> tuple[list[str], float, bool]:
@@ -200,7 +217,7 @@ def _heat_map(ax: Axes, values: NDArray[np.float64], found: NDArray[np.bool_], *
 def _dimensions(ax: Axes, shown: pd.DataFrame, names: list[str], variables: list[str], *, turned: bool) -> None:
     """Name the columns by dimension and variables, pale where they change next to nothing; frame what was guided."""
     ax.set_xticks(range(len(shown)), [f"$z_{{{k}}}$" for k in shown["dimension"]], fontsize=9)
-    idle = (shown["variance_explained"] < _LITTLE).to_numpy()
+    idle = (shown["variance_explained"] < LITTLE).to_numpy()
     for x, (guide, words) in enumerate(zip(shown["guided_by"].fillna("").astype(str), variables, strict=True)):
         ax.annotate(
             words, (x, 0), (0, -16), xycoords=("data", "axes fraction"), textcoords="offset points", ha="center",
@@ -259,13 +276,20 @@ def _score(ax: Axes, y: float, rows: pd.DataFrame, own: str) -> None:
     ax.barh(y, max(0.0, np.nan_to_num(row["null_95"])), height=0.84, color=PALE)
     real = not row["p"] > LEVEL
     ax.barh(y, row["value"], height=0.42, color=ACCENT if real else "white", edgecolor=ACCENT, linewidth=0.8)
-    ax.plot([row["null_mean"]] * 2, [y - 0.42, y + 0.42], color=INK, linewidth=1.0)
-    ax.plot([row["low"], row["high"]], [y, y], color=INK, linewidth=1.4, solid_capstyle="butt")
-    seeds = rows.loc[[name for name in rows.index if str(name).startswith("seed")], "value"]
+    ax.plot(row[["null_mean", "null_mean"]].to_numpy(float), [y - 0.42, y + 0.42], color=INK, linewidth=1.0)
+    ax.plot(row[["low", "high"]].to_numpy(float), [y, y], color=INK, linewidth=1.4, solid_capstyle="butt")
+    seeds = rows.loc[[name for name in rows.index if str(name).startswith("seed")], "value"].to_numpy(float)
     if len(seeds):
         ax.plot(seeds, np.full(len(seeds), y + 0.31), "o", color=INK, markersize=3)
     if "PCA" in rows.index:
-        ax.plot(rows.loc["PCA", "value"], y, "D", markersize=5, markerfacecolor="white", markeredgecolor=SECOND)
+        ax.plot(
+            rows.loc[["PCA"], "value"].to_numpy(float),
+            [y],
+            "D",
+            markersize=5,
+            markerfacecolor="white",
+            markeredgecolor=SECOND,
+        )
 
 
 def _key(codes: list[str]) -> list[Any]:
@@ -291,11 +315,8 @@ def _said(dimensions: pd.DataFrame, every: pd.DataFrame, shown: pd.DataFrame) ->
         "all dimensions of a factor together). Decoded variance: share that goes when the dimension is held at its "
         f"mean. Comes back: share of refits with |correlation| of at least {COMES_BACK:g}."
     ]
-    if (shown["variance_explained"] < _LITTLE).any():
-        sentences.append(
-            f"Pale names: below {_LITTLE:.1%} of the decoded variance; such a dimension can follow a factor and yet "
-            "change next to nothing."
-        )
+    if (shown["variance_explained"] < LITTLE).any():
+        sentences.append(PALE_NAMES)
     if (shown["guided_by"].fillna("").astype(str) != "").any():
         sentences.append("Orange: guided by the factor.")
     if shown["comes_back"].isna().all():
@@ -307,5 +328,5 @@ def _said(dimensions: pd.DataFrame, every: pd.DataFrame, shown: pd.DataFrame) ->
         which = ", ".join(f"z{k}" for k in np.sort(idle))
         sentences.append(f"Not used by the model, so not shown: {which}.")
     if len(every) > len(shown):
-        sentences.append(f"{len(every) - len(shown)} less used dimensions are not shown.")
+        sentences.append(f"Less used dimensions not shown: {len(every) - len(shown)}.")
     return " ".join(sentences)

@@ -192,8 +192,8 @@ def effects_table(
     Returns
     -------
     Table with one row per column and variable, the strongest first in each column: ``of``, ``name``, ``variable``,
-    ``covariance_model``, ``covariance_model_sd`` (over fits), ``covariance``, ``low``, ``high``, ``effect``, ``p``,
-    ``q`` (Benjamini-Hochberg over the variables of a column), ``n`` (units). And one row per column and gene set.
+    ``covariance_model``, ``covariance_model_sd`` (over fits), ``covariance``, ``low``, ``high``, ``effect``,
+    ``statistic`` (covariance over its standard error), ``p``, ``q`` (Benjamini-Hochberg over the variables of a column), ``n`` (units). And one row per column and gene set.
     """
     x, given = variables.to_numpy(), design.take(rows)
     tables, sets = [], []
@@ -211,6 +211,7 @@ def effects_table(
                 "low": found.low,
                 "high": found.high,
                 "effect": found.effect,
+                "statistic": found.statistic,
                 "p": p,
                 "q": false_discovery_control(p) if column.tested else p,
                 "n": found.n_units,
