@@ -156,16 +156,6 @@ def test_ordered_categories_lie_evenly_around_a_circle_unused_ones_included() ->
     assert phases.period == 4
 
 
-def test_ordered_categories_keep_their_place_on_a_circle_among_fewer_cells() -> None:
-    """AnnData drops the categories that a subset of cells lacks."""
-    cells = cells_with(key=ordered(["a", "b", "c", "d"] * 3, ["a", "b", "c", "d"]))
-    rows = np.flatnonzero(cells.obs["key"] != "b")
-    whole = read_factors(cells, ["key:cyclic"])[0]
-    part = read_factors(cells[rows], [whole.text])[0]
-    np.testing.assert_allclose(part.value, whole.value[rows])
-    assert part.period == whole.period
-
-
 def test_names_of_factors_and_their_order_are_those_asked_for() -> None:
     cells = cells_with(a=[1.0, 2.0, 3.0], b=["x", "y", "x"])
     assert [factor.name for factor in read_factors(cells, ["b", "a:ordinal"], varying=False)] == ["b", "a"]

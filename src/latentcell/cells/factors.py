@@ -38,7 +38,7 @@ def read_factors(cells: AnnData, names: Sequence[str], *, varying: bool = True) 
     """
     read = [_read(cells, text) for text in names]
     for factor in read if varying else ():
-        _refuse_unvarying(factor)
+        refuse_unvarying(factor)
     repeated = pd.Index([factor.name for factor in read])
     if repeated.has_duplicates:
         raise InputError(f"The factor {repeated[repeated.duplicated()][0]!r} is named twice.")
@@ -89,10 +89,15 @@ def _read(cells: AnnData, text: str) -> Factor:
     if period and kind != "cyclic":
         raise InputError(f"{text!r}: only a cyclic factor has a period.")
     values, numbers = column(cells, name), times(cells, name)
+    if numbers is not None and np.isinf(numbers).any():
+        raise InputError(
+            f"obs[{name!r}] is infinite in {int(np.isinf(numbers).sum())} cells "
+            f"({listed(cells.obs_names[np.isinf(numbers)])}): leave the value empty or the cells out."
+        )
     ordered = isinstance(values.dtype, pd.CategoricalDtype) and bool(values.cat.ordered)
     none = bool(values.isna().all())
     kind = kind or ("ordinal" if ordered else "categorical" if numbers is None and not none else "continuous")
-    if kind in ("continuous", "cyclic") and not ordered:
+    if kind == "continuous" or (kind == "cyclic" and not ordered):
         if numbers is None and not none:
             raise InputError(
                 f"obs[{name!r}] is to be {kind} but holds names ({listed(values.dropna().unique())}): give numbers, or "
@@ -101,9 +106,10 @@ def _read(cells: AnnData, text: str) -> Factor:
         known = np.full(len(values), np.nan) if numbers is None else numbers
         return _turned(name, known, period) if kind == "cyclic" else Factor(name, "continuous", known)
     if kind == "cyclic":
+        # evenly spaced, the categories without cells included
         codes = np.where(values.isna(), np.nan, values.cat.codes)
         return Factor(name, "cyclic", codes / len(values.cat.categories), period=len(values.cat.categories))
-    if kind == "ordinal" and not ordered and numbers is None:
+    if kind == "ordinal" and not ordered and numbers is None and not none:
         raise InputError(
             f"The levels of {name!r} ({listed(values.dropna().unique())}) have no order. Give one: cells.obs[{name!r}] "
             "= pandas.Categorical(..., categories=[...], ordered=True)."
@@ -113,18 +119,29 @@ def _read(cells: AnnData, text: str) -> Factor:
 
 
 def _levels(values: pd.Series[Any], numbers: Any, ordered: bool) -> tuple[Any, tuple[str, ...]]:
-    """Index of each cell's level, NaN where unknown, and the levels present, in their order or sorted."""
-    if numbers is not None and not ordered:
-        distinct = np.unique(numbers[~np.isnan(numbers)])
-        codes = np.where(np.isnan(numbers), np.nan, np.searchsorted(distinct, numbers))
-        return codes, tuple(f"{value:g}" for value in distinct)
+    """Index of each cell's level, NaN where unknown, and the levels present, as ordered, by size, or sorted."""
+    known = values.notna().to_numpy()
+    numeric = pd.api.types.is_numeric_dtype(values) or isinstance(values.dtype, pd.CategoricalDtype)
+    spelt = values.astype(object) if numeric else values.astype(str)
+    text = np.array([_text(value) for value in spelt], dtype=object)
     if ordered:
-        names = [str(level) for level in values.cat.remove_unused_categories().cat.categories]
+        names = [_text(level) for level in values.cat.remove_unused_categories().cat.categories]
+    elif numbers is not None:
+        # text that reads as a number keeps its spelling: 01 is a name
+        size = dict(zip(text[known], numbers[known], strict=True))
+        names = sorted(size, key=lambda name: (size[name], name))
     else:
-        names = sorted(values.dropna().astype(str).unique())
+        names = sorted(set(text[known]))
     index = {level: i for i, level in enumerate(names)}
-    found = [np.nan if missing else index[str(value)] for value, missing in zip(values, values.isna(), strict=True)]
-    return np.asarray(found, dtype=np.float64), tuple(names)
+    codes = [index[name] if there else np.nan for name, there in zip(text, known, strict=True)]
+    return np.asarray(codes, dtype=np.float64), tuple(names)
+
+
+def _text(value: Any) -> str:
+    """Name of a level: numbers without the digits that they do not need."""
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
 
 
 def _turned(name: str, numbers: Any, period: str) -> Factor:
@@ -144,7 +161,14 @@ def _turned(name: str, numbers: Any, period: str) -> Factor:
     return Factor(name, "cyclic", (numbers / length) % 1.0, period=length)
 
 
-def _refuse_unvarying(factor: Factor) -> None:
+def refuse_unvarying(factor: Factor) -> None:
+    """Refuse a factor without values, with one, or with as many levels as cells.
+
+    Raises
+    ------
+    InputError
+        Naming it and its levels.
+    """
     known = factor.value[factor.known]
     if len(known) == 0:
         raise InputError(f"obs[{factor.name!r}] is empty for all cells: there is no factor to look for.")

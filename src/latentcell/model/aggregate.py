@@ -81,10 +81,15 @@ def decomposition(z: Tensor, mu: Tensor, log_var: Tensor, n_train: int) -> Decom
 
 
 def gaussian_total_correlation(z: Tensor) -> Tensor:
-    """Total correlation of codes as if jointly Gaussian, -1/2 log det corr(z), nats; dead dimensions are left out."""
+    """Total correlation of codes as if jointly Gaussian, -1/2 log det corr(z), nats; dead dimensions are left out.
+
+    NaN for fewer cells than twice the dimensions, whose correlations are chance.
+    """
     alive = z[:, z.var(0) > 1e-8]
     if alive.shape[1] < 2:
         return z.new_zeros(())
+    if len(z) < 2 * alive.shape[1]:
+        return z.new_full((), math.nan)
     return -0.5 * torch.linalg.slogdet(torch.corrcoef(alive.T))[1]
 
 

@@ -133,9 +133,7 @@ def fit_module(
         "seed": plan.seed,
         "training cells": _digest(cell_names[split.train]),
         "held-out cells": _digest(cell_names[split.held_out]),
-        "factors of the cells": None
-        if source.position is None
-        else hashlib.sha256(source.position.tobytes()).hexdigest(),
+        "factors of the cells": _placed(source, split),
         "latent dimensions or width": sum(values.numel() for values in module.parameters()),
     }
     try:
@@ -187,7 +185,7 @@ def fit_report(
         "nll_draws": _REPORT_DRAWS,
         "nll_median_effective_draws": float(np.median(nll.ess)),
         "total_correlation": together.total_correlation,
-        "total_correlation_gaussian": together.gaussian,
+        "total_correlation_gaussian": None if math.isnan(together.gaussian) else together.gaussian,
         "n_active": int(latent["active"].sum()),
         "verdict": collapse_verdict(latent, still_improving=chosen >= 0.9 * (n_epochs - 1) and progress.cuts == 0),
         "epochs": n_epochs,
@@ -219,6 +217,11 @@ def threads_for(n: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _placed(source: Source, split: Split) -> str | None:
+    """Digest of where factors place the cells of a fit."""
+    return None if source.position is None else hashlib.sha256(source.position[split.used].tobytes()).hexdigest()
 
 
 def _digest(names: pd.Index) -> str:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import ndtri
 
-from latentcell.cells.factors import read_factors, read_nuisance, refuse_inseparable
-from latentcell.errors import InputError
+from latentcell.cells.factors import read_factors, read_nuisance, refuse_inseparable, refuse_unvarying
+from latentcell.errors import InputError, listed
 from latentcell.stats.factor import Array, Factor, Kind
 
 if TYPE_CHECKING:
@@ -194,8 +194,10 @@ class Guidance:
     nuisance: tuple[Nuisance, ...] = field(default=())
 
     @classmethod
-    def register(cls, cells: AnnData, rows: Any, factors: Factors, n_latent: int) -> Guidance:
-        """Read from the training cells `rows` what the model must remember.
+    def register(
+        cls, cells: AnnData, rows: Any, factors: Factors, n_latent: int, batch_key: str | None = None
+    ) -> Guidance:
+        """Read from the training cells `rows` what the model must remember; the decoder is told `batch_key` too.
 
         Raises
         ------
@@ -203,9 +205,13 @@ class Guidance:
             If a column is no factor (see `read_factors`), a guided factor cannot be separated from a nuisance factor,
             or there are too few latent dimensions.
         """
-        trained = cells[rows] if factors.guided or factors.nuisance else cells
-        guided, nuisance = read_factors(trained, factors.guided), read_nuisance(trained, factors.nuisance)
-        refuse_inseparable(guided, nuisance)
+        # the kind of a column and the names of its levels are read from all cells, its levels from those of training
+        guided = [each.take(rows).present() for each in read_factors(cells, factors.guided)]
+        nuisance = [each.take(rows).present() for each in read_nuisance(cells, factors.nuisance)]
+        for factor in (*guided, *nuisance):
+            refuse_unvarying(factor)
+        told = [] if batch_key is None else [each.take(rows) for each in read_nuisance(cells, [batch_key])]
+        refuse_inseparable(guided, [*nuisance, *told])
         guides: list[Guide] = []
         for factor in guided:
             guides.append(Guide.of(factor, sum(each.width for each in guides)))
@@ -234,6 +240,13 @@ class Guidance:
 
     def columns(self, cells: AnnData) -> Array:
         """Nuisance columns ``(n, k)`` of cells."""
+        missing = [each.column.partition(":")[0] for each in self.nuisance]
+        missing = [name for name in missing if name not in cells.obs]
+        if missing:
+            raise InputError(
+                f"The model's decoder is told the nuisance factors {listed(missing)}, which these cells lack; columns "
+                f"of obs: {listed(cells.obs.columns)}."
+            )
         columns = [each.columns(read_factors(cells, [each.column], varying=False)[0]) for each in self.nuisance]
         return np.hstack([np.empty((cells.n_obs, 0)), *columns])
 
@@ -277,7 +290,7 @@ def _level_scores(counts: Any) -> Array:
 
 def _indicators(factor: Factor) -> Array:
     """Numeric columns of a factor with one for each level."""
-    if factor.kind != "categorical":
+    if factor.kind in ("continuous", "cyclic"):
         return factor.columns()[0]
     return np.where(factor.known[:, None], factor.value[:, None] == np.arange(len(factor.levels)), np.nan)
 

@@ -364,6 +364,8 @@ def parse(text: str) -> Objective:
         options: dict[str, float] = {main: float(value)} if value else {}
         for part in rest:
             key, _, number = part.partition("=")
+            if key == "trained":
+                raise KeyError(key)
             options[key] = int(number) if key in _WHOLE else float(number)
         return kind(**options)
     except (KeyError, TypeError, ValueError) as error:

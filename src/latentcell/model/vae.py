@@ -173,7 +173,7 @@ class VAE:
         split = split_cells(cells, exclude=exclude, split_key=split_key, share=settings.validation, seed=seed)
         two_valued = modality == "images" and is_two_valued(measured(cells, self.layer), split.train)
         name, number, support = resolve_likelihood(self.likelihood, modality, two_valued)
-        guidance = Guidance.register(cells, split.train, self.factors, self.n_latent)
+        guidance = Guidance.register(cells, split.train, self.factors, self.n_latent, self.batch_key)
         schema = Schema.register(
             cells,
             split.train,

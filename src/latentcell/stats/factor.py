@@ -55,6 +55,15 @@ class Factor:
         """Same factor of the cells `rows`."""
         return replace(self, value=self.value[rows])
 
+    def present(self) -> Factor:
+        """Same factor without levels that no cell has."""
+        if not self.levels:
+            return self
+        used, codes = np.unique(self.value[self.known], return_inverse=True)
+        value = np.full(len(self.value), np.nan)
+        value[self.known] = codes
+        return replace(self, value=value, levels=tuple(self.levels[int(i)] for i in used))
+
     def classes(self, n_bins: int = N_BINS) -> NDArray[np.intp]:
         """Class of each cell, ``(n,)`` from 0, -1 where unknown.
 

@@ -193,7 +193,8 @@ def effects_table(
     -------
     Table with one row per column and variable, the strongest first in each column: ``of``, ``name``, ``variable``,
     ``covariance_model``, ``covariance_model_sd`` (over fits), ``covariance``, ``low``, ``high``, ``effect``,
-    ``statistic`` (covariance over its standard error), ``p``, ``q`` (Benjamini-Hochberg over the variables of a column), ``n`` (units). And one row per column and gene set.
+    ``statistic`` (covariance over its standard error), ``p``, ``q`` (Benjamini-Hochberg over the variables of a
+    column), ``n`` (units). And one row per column and gene set.
     """
     x, given = variables.to_numpy(), design.take(rows)
     tables, sets = [], []

@@ -91,7 +91,9 @@ def fit_rows(
         layers=dict(cells.layers),
         uns={keys.IMAGES: cells.uns[keys.IMAGES]} if keys.IMAGES in cells.uns else {},
     )
-    others = {} if len(rows) == cells.n_obs else {"exclude": {_ROLE: ["other"]}}
+    others: dict[str, Any] = {}
+    if len(rows) < cells.n_obs:
+        others = {"exclude": {**(fit.get("exclude") or {}), _ROLE: ["other"]}}
     checkpoint = None if stored is None else stored.with_name(f"{stored.name}.checkpoint")
     options = {**({} if checkpoint is None else {"checkpoint": checkpoint}), **fit, **others}
     fresh = model.unfitted().fit(shared, rng=seed, **options)
