@@ -53,6 +53,13 @@ class Guided:
         """That of the other objective."""
         return self.objective.critic
 
+    def merit(self, log_px: Tensor, posterior: Posterior) -> Tensor:
+        """That of the other objective, less what positions of held-out cells cost."""
+        merit = self.objective.merit(log_px, posterior)
+        if posterior.known is None:
+            return merit
+        return merit - self.weight * posterior.known.misplaced(posterior.mu, posterior.log_var)
+
     def within(self, n_steps: int) -> Objective:
         """Return the same with the other objective's schedule within `n_steps`."""
         return replace(self, objective=self.objective.within(n_steps))
@@ -68,10 +75,8 @@ class Guided:
         if known is None:
             return terms
         loss, extras = terms.loss, dict(terms.extras)
-        guided = ~known.position.isnan()
-        if self.weight and bool(guided.any()):
-            square = known.deviation(posterior.mu).square() + posterior.log_var.exp()
-            misplaced = (square * guided).sum(1).mean() / (2 * known.spread**2)
+        if self.weight and not bool(known.position.isnan().all()):
+            misplaced = known.misplaced(posterior.mu, posterior.log_var).mean()
             loss, extras["misplaced"] = loss + self.weight * misplaced, float(misplaced.detach())
         if self.independence and known.nuisance is not None and len(z) > 3:
             told = dependence(known.deviation(posterior.mu), known.nuisance)

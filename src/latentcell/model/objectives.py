@@ -69,6 +69,10 @@ class Objective(Protocol):
         """Return the same objective with a schedule that leaves most of `n_steps` to the final objective."""
         ...
 
+    def merit(self, log_px: Tensor, posterior: Posterior) -> Tensor:
+        """What early stopping wants high in each held-out cell, nats, ``(n,)``: the true bound, where that is asked."""
+        ...
+
     def started(self, n_latent: int, seed: int, device: torch.device) -> Objective:
         """Return the same objective, ready to train a model of `n_latent` dimensions."""
         ...
@@ -130,6 +134,10 @@ class Beta:
     def started(self, n_latent: int, seed: int, device: torch.device) -> Objective:
         """Return the objective itself: it has no state."""
         return self
+
+    def merit(self, log_px: Tensor, posterior: Posterior) -> Tensor:
+        """Evidence lower bound; log likelihood where the KL has no weight, and so says nothing against a model."""
+        return log_px - posterior.kl().sum(1) if self.fits_posterior else log_px
 
     def penalty(self, posterior: Posterior, z: Tensor, n_train: int, step: int) -> tuple[Tensor, dict[str, float]]:
         """What is added to the loss after warm-up, in nats per cell, and scalars to log; here nothing."""
@@ -320,6 +328,10 @@ class Capacity:
     def started(self, n_latent: int, seed: int, device: torch.device) -> Objective:
         """Return the objective itself: it has no state."""
         return self
+
+    def merit(self, log_px: Tensor, posterior: Posterior) -> Tensor:
+        """Evidence lower bound."""
+        return log_px - posterior.kl().sum(1)
 
     def within(self, n_steps: int) -> Self:
         """Return the same objective, grown to its capacity within the first two thirds of `n_steps`."""

@@ -31,6 +31,11 @@ class Known(NamedTuple):
         """What factors leave unsaid of codes ``(n, d)``: the code itself where none are known."""
         return mu - self.position.nan_to_num(0.0)
 
+    def misplaced(self, mu: Tensor, log_var: Tensor) -> Tensor:
+        """Expected squared distance of codes from their positions in units of 2 spread^2, ``(n,)`` nats."""
+        square = self.deviation(mu).square() + log_var.exp()
+        return (square * ~self.position.isnan()).sum(1) / (2 * self.spread**2)
+
 
 class Posterior(NamedTuple):
     """Approximate posterior q(z | x) = N(mu, exp(log_var)), each ``(n, d)``, and what else is known of the cells.

@@ -107,26 +107,26 @@ class Progress:
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
-    best_elbo: float = -math.inf
+    best_merit: float = -math.inf
     best_epoch: int = -1
-    recent_elbo: float = -math.inf
+    recent_merit: float = -math.inf
     recent_epoch: int = -1
     cuts: int = 0
     first_loss: float | None = None
     threads: int = 1
     history: list[dict[str, float]] = field(default_factory=list)
 
-    def stalled(self, val_elbo: float, patience: int) -> bool:
-        """Take note of an epoch's bound; true when it has not risen for `patience` epochs, and then start anew.
+    def stalled(self, merit: float, patience: int) -> bool:
+        """Take note of an epoch's merit; true when it has not risen for `patience` epochs, and then start anew.
 
         It is compared with the best since the end of the objective's schedule or the last cut, not with the best of
         all: a lucky epoch of the warm-up must not end a training that still gains.
         """
-        if val_elbo > self.recent_elbo:
-            self.recent_elbo, self.recent_epoch = val_elbo, self.epoch
+        if merit > self.recent_merit:
+            self.recent_merit, self.recent_epoch = merit, self.epoch
         if self.epoch - self.recent_epoch < patience:
             return False
-        self.recent_elbo, self.recent_epoch = -math.inf, self.epoch
+        self.recent_merit, self.recent_epoch = -math.inf, self.epoch
         return True
 
 
@@ -186,16 +186,15 @@ def train(
             row = _one_epoch(
                 module, data, objective, optimiser, settings, progress, seed=seed, share=(share, 1 / epochs)
             )
-        row |= _held_out(module, data, seed, device)
+        measured, merit = _held_out(module, data, objective, seed, device)
+        row |= measured
         progress.seconds += time.monotonic() - started
         row |= {"epoch": progress.epoch, "seconds": progress.seconds}
         progress.history.append(row)
         # weights from before the schedule has run out belong to another objective, unless that is the ELBO itself
         settled = _scheduled(progress, share * epochs) >= objective.schedule_steps
-        # where posteriors are free to narrow, their KL says nothing against the weights
-        merit = row["val_elbo"] if objective.fits_posterior else row["val_log_px"]
-        if (settled or objective.optimises_elbo) and merit > progress.best_elbo:
-            progress.best_elbo, progress.best_epoch, best = merit, progress.epoch, _weights(module)
+        if (settled or objective.optimises_elbo) and merit > progress.best_merit:
+            progress.best_merit, progress.best_epoch, best = merit, progress.epoch, _weights(module)
         if settled and progress.stalled(merit, settings.patience):
             progress.cuts += 1
             module.load_state_dict(best)
@@ -301,19 +300,23 @@ def _scheduled(progress: Progress, epochs_worth: float) -> int:
 
 
 @torch.no_grad()
-def _held_out(module: nn.Module, data: Data, seed: int, device: torch.device) -> dict[str, float]:
-    """Mean true ELBO of the held-out cells, with the same noise at every epoch."""
+def _held_out(
+    module: nn.Module, data: Data, objective: Objective, seed: int, device: torch.device
+) -> tuple[dict[str, float], float]:
+    """Mean true ELBO of the held-out cells and the objective's merit, with the same noise at every epoch."""
     module.eval()
     noise = torch.Generator().manual_seed(seed)
-    log_px_sum = kl_sum = 0.0
+    log_px_sum = kl_sum = merit_sum = 0.0
     n_cells = 0
     for batch in data.held_out():
         log_px, posterior, _ = module(batch.to(device), noise)
         log_px_sum += float(log_px.double().sum())
         kl_sum += float(posterior.kl().double().sum())
+        merit_sum += float(objective.merit(log_px, posterior).double().sum())
         n_cells += len(batch)
     log_px_mean, kl_mean = log_px_sum / n_cells, kl_sum / n_cells
-    return {"val_elbo": log_px_mean - kl_mean, "val_log_px": log_px_mean, "val_kl": kl_mean}
+    measured = {"val_elbo": log_px_mean - kl_mean, "val_log_px": log_px_mean, "val_kl": kl_mean}
+    return measured, merit_sum / n_cells
 
 
 def _refuse_divergence(loss: Tensor, norm: Tensor, log_px: Tensor, batch: Batch, progress: Progress) -> None:
