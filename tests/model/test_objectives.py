@@ -502,15 +502,21 @@ def test_a_screen_refuses_a_model_whose_widths_mean_nothing(fitted: bool) -> Non
     assert not set(cells.obsm) & {"vae", "vae_var"}
 
 
+def judged(objective: Any, log_px: float, kl: float) -> tuple[dict[str, float], float]:
+    """Held-out terms and merit of one cell whose code has a KL of `kl`."""
+    posterior = Posterior(torch.tensor([[(2 * kl) ** 0.5]]), torch.zeros(1, 1))
+    merit = float(objective.merit(torch.tensor([log_px]), posterior))
+    return {"val_log_px": log_px, "val_kl": kl, "val_elbo": log_px - kl}, merit
+
+
 @pytest.mark.parametrize(("text", "best"), [("mmd=100,warmup=0", 4), ("tc=6,warmup=0", 2)])
 def test_weights_are_judged_by_the_held_out_likelihood_where_widths_mean_nothing_and_else_by_the_bound(
     monkeypatch: pytest.MonkeyPatch, text: str, best: int
 ) -> None:
     log_px, kl = iter([-9.0, -8.0, -6.0, -5.0, -4.0, -7.0]), iter([0.0, 1.0, 2.0, 5.0, 9.0, 3.0])
 
-    def held_out(*_: Any) -> dict[str, float]:
-        row = {"val_log_px": next(log_px), "val_kl": next(kl)}
-        return row | {"val_elbo": row["val_log_px"] - row["val_kl"]}
+    def held_out(module: Any, data: Any, objective: Any, *_: Any) -> tuple[dict[str, float], float]:
+        return judged(objective, next(log_px), next(kl))
 
     monkeypatch.setattr("latentcell.model.training._held_out", held_out)
     model = fit(profile_cells(), objective=text, epochs=6)
@@ -523,9 +529,9 @@ def test_training_ends_when_what_judges_it_no_longer_rises(monkeypatch: pytest.M
     """The likelihood rises and the bound falls with every epoch."""
     epochs = iter(range(100))
 
-    def held_out(*_: Any) -> dict[str, float]:
+    def held_out(module: Any, data: Any, objective: Any, *_: Any) -> tuple[dict[str, float], float]:
         rising = 0.1 * next(epochs)
-        return {"val_log_px": rising, "val_kl": 2 * rising, "val_elbo": -rising}
+        return judged(objective, rising, 2 * rising)
 
     monkeypatch.setattr("latentcell.model.training._held_out", held_out)
     settings = replace(SETTINGS, patience=3)
