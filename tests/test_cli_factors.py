@@ -1,4 +1,4 @@
-"""`latentcell factors` does what `latentcell.tl.factors` does, leaves tables, maps and figures, and says the verdict."""
+"""`latentcell factors` does what `latentcell.tl.factors` does, leaves tables and figures, and says the verdict."""
 
 from __future__ import annotations
 
@@ -43,6 +43,11 @@ def run(command: str, *arguments: object, status: int = 0) -> str:
 
 def factors(*arguments: object, status: int = 0) -> str:
     return run("factors", *arguments, status=status)
+
+
+def says(said: str, text: str) -> bool:
+    """Whether something was said, wherever lines were broken."""
+    return "".join(text.split()) in "".join(said.split())
 
 
 def written(out: Path) -> set[str]:
@@ -109,7 +114,9 @@ def guided(data: Path) -> Path:
     """Folder of a fit with guided factors, one of them cyclic, and a nuisance."""
     out = data.parent / "guided"
     names = ("--guided", "stage", "phase:cyclic", "--nuisance", "batch")
-    run("fit", data, *names, "--latent", 6, *QUICK, "--threads", 1, "--out", out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("latentcell.results.draw", lambda *_, **__: None)
+        run("fit", data, *names, "--latent", 6, *QUICK, "--threads", 1, "--out", out)
     return out
 
 
@@ -148,7 +155,6 @@ def test_factors_are_named_by_words_repeated_options_or_commas(
     words: tuple[str, ...], plain: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr("latentcell.results.write_factors", lambda *_: None)
     monkeypatch.setattr("latentcell.cli.questions.write_factors", lambda *_: None)
     monkeypatch.setattr(lc.tl, "factors", lambda cells, model, names, **options: asked.append((names, options)))
     factors(plain, data, *words, "--nuisance", "plate", "batch", "--out", tmp_path)
@@ -194,7 +200,7 @@ def test_factors_writes_tables_cells_figures_and_models(done: tuple[Path, str]) 
     models = {f"models/seed_{i}/{name}" for i in (1, 2) for name in ("model.json", "weights.safetensors")}
     assert written(out) == TABLES | figures | models | {"cells.h5ad", "factors.json"}
     assert all((out / name).stat().st_size > 0 for name in written(out))
-    assert all(str(out / name).rsplit("/", 1)[1] in said for name in TABLES | figures)
+    assert all(says(said, str(out / name)) for name in written(out) - models - {"factors.json"})
 
 
 def test_factors_gives_what_the_function_gives_with_the_same_seed(
@@ -230,7 +236,7 @@ def test_factors_says_the_verdict_and_keeps_it_with_its_parameters(done: tuple[P
     assert {name: kept[name] for name in expected} == expected
     assert (kept["rng"], kept["replicate"]) == (10, "")
     assert kept["model_sha256"] == lc.VAE.load(guided / "model").sha256()
-    assert said.endswith(f"start with {out / 'dimensions.csv'} and {out / 'figures' / 'factors.png'}")
+    assert says(said, f"start with {out / 'dimensions.csv'} and {out / 'figures' / 'factors.png'}")
 
 
 def test_annotated_cells_can_be_drawn_from_their_file(done: tuple[Path, str]) -> None:
@@ -240,13 +246,16 @@ def test_annotated_cells_can_be_drawn_from_their_file(done: tuple[Path, str]) ->
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_second_run_reads_the_refits(done: tuple[Path, str], guided: Path, data: Path, tmp_path: Path) -> None:
+def test_a_second_run_reads_the_refits(
+    done: tuple[Path, str], guided: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: lc.VAE, *_: Any, **__: Any) -> None:
+        raise AssertionError("fitted again")
+
     out = tmp_path / "out"
     shutil.copytree(done[0], out)
-    before = {path: path.stat().st_mtime_ns for path in (out / "models").rglob("*")}
-    said = factors(guided, data, *ASKED, *QUICK, "--out", out, "--seed", 10)
-    assert {path: path.stat().st_mtime_ns for path in (out / "models").rglob("*")} == before
-    assert f"read {out / 'models' / 'seed_1'}" in said
+    monkeypatch.setattr(lc.VAE, "fit", refuse)
+    factors(guided, data, *ASKED, *QUICK, "--out", out, "--seed", 10)
     for name in TABLES:
         assert (out / name).read_text() == (done[0] / name).read_text(), name
 
@@ -291,7 +300,11 @@ def imaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     spot = np.exp(-(x**2 + y**2) / 18)
     images = np.stack([(100 + 30 * obs["dose"].to_numpy()[:, None, None]) * spot, 60 * np.ones((60, 16, 16))], axis=1)
     cells = AnnData(obs=obs)
-    set_images(cells, (images + 5 * rng.normal(size=images.shape)).clip(0, 255).astype(np.uint8), ["DNA", "actin"])
+    set_images(
+        cells,
+        (images + 5 * rng.normal(size=images.shape)).clip(0, 255).astype(np.uint8),
+        channel_names=["DNA", "actin"],
+    )
     cells.write_h5ad(folder / "cells.h5ad")
     lc.VAE(2, width=4, orientation="as_is").fit(cells, rng=0, **FIT).save(folder / "run" / "model")
     return folder / "cells.h5ad", folder / "run"
@@ -303,7 +316,7 @@ def test_maps_of_images_are_written_as_zarr_and_drawn(imaged: tuple[Path, Path],
     cells, model = imaged
     for _ in range(2):  # the second takes the place of the first
         said = factors(model, cells, "--factors", "dose", "stage", "--seeds", 1, *QUICK, "--out", tmp_path)
-    assert f"wrote {tmp_path / 'effects.zarr'}" in said
+    assert says(said, f"wrote {tmp_path / 'effects.zarr'}")
     root = zarr.open_group(tmp_path / "effects.zarr", mode="r")
     effects = pd.read_csv(tmp_path / "effects.csv")
     assert root.attrs["rows"] == list(dict.fromkeys(effects["name"]))

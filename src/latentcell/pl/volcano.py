@@ -15,7 +15,6 @@ from latentcell.pl._images import panel_axes
 from latentcell.pl._style import ACCENT, MUTED, PALE, SECOND, SMALL, new_figure, note, shortened, styled
 from latentcell.pl.effects import chosen, defaults, unit
 from latentcell.pl.factors import LEVEL, answered, dimension_titles
-from latentcell.stats.covariance import N_PERMUTATIONS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,10 +33,11 @@ _MANY = 2_000  # dots that an SVG holds as pixels
 
 @styled
 def volcano(cells: AnnData, names: Sequence[str | int] | None = None, *, n: int = 6) -> Figure:
-    """Draw effect by false discovery rate of every measured variable, a panel per factor and latent dimension.
+    """Draw effect by sureness of every measured variable, a panel per factor and latent dimension.
 
-    Filled: q at most 0.05, orange up and blue down with the factor or dimension. Named: the strongest of these. Where
-    a dimension was not tested, variables are ranked by the size of their effect instead, all hollow.
+    Height: the covariance over its standard error, whose p permutations gave. Filled: q at most 0.05, orange up and
+    blue down with the factor or dimension. Named: the strongest of these; of a dimension that was not tested, all
+    hollow, the strongest of all.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def volcano(cells: AnnData, names: Sequence[str | int] | None = None, *, n: int 
     titles, untested = dimension_titles(cells), not all(panel.tested for panel in panels)
     for i, (ax, name, panel) in enumerate(zip(panel_axes(figure, len(shown), n_columns), shown, panels, strict=True)):
         _draw(ax, panel, inside)
-        if i % n_columns and not untested:
+        if i % n_columns:
             ax.set_ylabel("")
         ax.set_title(f"{_title(name, titles)}\n{panel.counted}", fontsize=9)
     note(figure, _said(len(named) - len(shown), untested=untested), width)
@@ -99,12 +99,12 @@ def apart(places: ArrayLike, step: float, low: float, high: float) -> NDArray[np
 
 @dataclass(frozen=True)
 class _Panel:
-    """Variables of one factor or dimension: effects, q, ranks by |effect| from 1, units tested, and those named."""
+    """Variables of one factor or dimension: effects, |statistic|, q, units tested, and those named."""
 
     variable: NDArray[Any]
     effect: NDArray[np.float64]
+    height: NDArray[np.float64]
     q: NDArray[np.float64]
-    rank: NDArray[np.float64]
     n: int
     named: NDArray[np.intp]
     unit: str
@@ -113,12 +113,11 @@ class _Panel:
     def of(cls, rows: pd.DataFrame, unit: str, n: int) -> _Panel:
         """From rows of ``uns["factors"]["effects"]``; named are the `n` strongest of those found."""
         effect, q = rows["effect"].to_numpy(float), rows["q"].to_numpy(float)
-        rank = np.empty(len(rows))
-        rank[np.argsort(-np.abs(effect), kind="stable")] = np.arange(1, len(rows) + 1)
+        height = np.abs(rows["statistic"].to_numpy(float))
         few = np.flatnonzero(~np.isnan(effect) if np.isnan(q).all() else q <= LEVEL)
-        few = few[np.argsort(rank[few], kind="stable")][:n]
+        few = few[np.argsort(-np.abs(effect[few]), kind="stable")][:n]
         names = np.array([shortened(str(name), _LETTERS) for name in rows["variable"]], dtype=object)
-        return cls(names, effect, q, rank, int(rows["n"].max()), few, unit)
+        return cls(names, effect, height, q, int(rows["n"].max()), few, unit)
 
     @property
     def tested(self) -> bool:
@@ -138,20 +137,21 @@ class _Panel:
     def counted(self) -> str:
         """How many variables were found, for the title."""
         if not self.tested:
-            return f"not tested, {len(self.q):,} variables ranked"
+            return f"not tested, {len(self.q):,} variables"
         up, down = (int(((self.q <= LEVEL) & (side * self.effect > 0)).sum()) for side in (1, -1))
         return f"{up} up, {down} down of {len(self.q):,} (n = {self.n:,})"
 
 
 def _draw(ax: Axes, panel: _Panel, inside: float) -> None:
     effect, found, n = panel.effect, panel.q <= LEVEL, len(panel.q)
-    height = -np.log10(panel.q) if panel.tested else np.log10(n / panel.rank)
+    height = panel.height
     for mask, color in ((~found, MUTED), (found & (effect > 0), SECOND), (found & (effect <= 0), ACCENT)):
         ax.plot(effect[mask], height[mask], "o", color=color, markersize=3.2, markeredgewidth=0.6,
                 markerfacecolor="white" if color == MUTED else color, rasterized=n > _MANY)  # fmt: skip
     ax.axvline(0, color=PALE, linewidth=0.8, zorder=0)
     ax.set_xlabel(f"effect ({panel.unit})")
-    top = _floor(ax) if panel.tested else _ranks(ax, n)
+    ax.set_ylabel("|covariance| / standard error")
+    top = 1.08 * max(float(np.nanmax(height, initial=0.0)), 1.0)
     ax.set_ylim(-0.03 * top, top)
     reach = max(float(np.nanmax(np.abs(effect), initial=0.0)), 1e-3)
     left, right = panel.sides
@@ -161,23 +161,6 @@ def _draw(ax: Axes, panel: _Panel, inside: float) -> None:
     ax.set_xticks([tick for tick in ticks if abs(tick) <= 1.02 * reach])
     few = panel.named
     _names(ax, panel.variable[few], effect[few], height[few], reach + _GAP * per_inch, top)
-
-
-def _floor(ax: Axes) -> float:
-    """Axis of q, with its level and the smallest p that permutations give; where it ends."""
-    floor = float(np.log10(1 + N_PERMUTATIONS))
-    ax.axhline(-np.log10(LEVEL), color=PALE, linewidth=0.8, zorder=0)
-    ax.axhline(floor, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
-    ax.set_ylabel("−log10 q")
-    return 1.12 * floor
-
-
-def _ranks(ax: Axes, n: int) -> float:
-    """Axis of ranks among `n` variables, the first on top; where it ends."""
-    ticks = [one for one in (1, 10, 100, 1_000, 10_000) if one <= n]
-    ax.set_yticks([np.log10(n / one) for one in ticks], [f"{one:,}" for one in ticks])
-    ax.set_ylabel("rank by |effect|")
-    return 1.08 * max(float(np.log10(n)), 0.5)
 
 
 def _names(
@@ -209,10 +192,8 @@ def _title(name: str, titles: dict[int, str]) -> str:
 
 def _said(left: int, *, untested: bool) -> str:
     text = (
-        f"Filled: q ≤ {LEVEL:g} (Benjamini-Hochberg over the variables of a panel), orange up and blue down; the sign "
-        f"of a dimension is arbitrary. Pale line: q = {LEVEL:g}. Dashed: p = {1 / (1 + N_PERMUTATIONS):.3g}, the "
-        f"smallest that {N_PERMUTATIONS:,} permutations give, so that no q lies above. n: cells, or replicates where "
-        "these are the unit."
+        f"Filled: q ≤ {LEVEL:g} by permutation (Benjamini-Hochberg over the variables of a panel), orange up and blue "
+        "down; the sign of a dimension is arbitrary. n: cells, or replicates where these are the unit."
     )
     if untested:
         text += (
