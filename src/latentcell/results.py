@@ -117,17 +117,18 @@ def write_factors(cells: AnnData, model: VAE, out: Path) -> None:
     for name in ("metrics", "relations", "dimensions", "effects", "leak", "gene_sets"):
         if name in result:
             _write_table(result[name], out / f"{name}.csv")
+        else:
+            (out / f"{name}.csv").unlink(missing_ok=True)  # of an earlier question
     for name in ("stability", "association"):
         _write_table(
             result[name].reset_index(names="dimension" if name == "stability" else "factor"), out / f"{name}.csv"
         )
     write_json(out / "factors.json", {"verdict": list(result["verdict"]), **_plain(result["params"])})
-    figures = {
-        "factors": lc.pl.factors(cells),
-        "stability": lc.pl.stability(cells),
-        "volcano": lc.pl.volcano(cells),
-        "traversal": lc.pl.traversal(model, titles=lc.pl.dimension_titles(cells)),
-    }
+    figures = {"factors": lc.pl.factors(cells)}
+    if result["stability"].shape[1]:
+        figures["stability"] = lc.pl.stability(cells)
+    figures["volcano"] = lc.pl.volcano(cells)
+    figures["traversal"] = lc.pl.traversal(model, titles=lc.pl.dimension_titles(cells))
     if "maps" in result:
         write_maps(out / "effects.zarr", result["maps"], list(result["map_names"]), model.names_)
         console.print(f"wrote {out / 'effects.zarr'}", markup=False)

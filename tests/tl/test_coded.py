@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -259,12 +260,24 @@ def test_refits_are_kept_and_read_again(cells: AnnData, guided: lc.VAE, tmp_path
 @pytest.mark.parametrize(
     "changed", [{"seeds": 3}, {"seed": 11}, {"by": "well"}], ids=["more refits", "another seed", "replicates"]
 )
-def test_refits_that_left_out_other_cells_are_not_taken_for_those_wanted(
+def test_stored_refits_that_left_out_other_cells_are_refused_or_made_anew(
     changed: dict[str, Any], cells: AnnData, guided: lc.VAE, tmp_path: Path
 ) -> None:
     """Parts depend on how many there are, on the seed and on replicates: a stored refit may have seen the cell."""
     asked(cells, guided, folder=tmp_path)
-    assert all(judges(asked(cells, guided, folder=tmp_path, **changed), cells))
+    with suppress(InputError):
+        assert all(judges(asked(cells, guided, folder=tmp_path, **changed), cells))
+
+
+@pytest.mark.parametrize("n_latent", [3, 4])
+def test_stored_refits_of_another_model_are_refused_or_made_anew(
+    n_latent: int, cells: AnnData, plain: lc.VAE, tmp_path: Path
+) -> None:
+    asked(cells, plain, seeds=1, folder=tmp_path)
+    other = fitted(cells, n_latent=n_latent, objective="beta=4", fit={**FIT, "exclude": {"part": ["new"]}})
+    with suppress(InputError):
+        refit = asked(cells, other, seeds=1, folder=tmp_path).models[1]
+        assert (refit.n_latent, refit.objective) == (n_latent, other.objective)
 
 
 def test_more_refits_of_a_model_without_guided_factors_add_to_those_kept(cells, plain, tmp_path: Path) -> None:

@@ -95,9 +95,12 @@ class Several(TyperCommand):
         current = None
         for word in args:
             if word.startswith("-"):
-                current = word if word in lists else None
+                name = word.partition("=")[0]
+                current = name if name in lists else None
             elif current is not None and spread[-1] != current:
-                spread.append(current)
+                # what exists on disk is the data, not one more name
+                current = None if Path(word).exists() else current
+                spread += [] if current is None else [current]
             spread.append(word)
         return super().parse_args(ctx, spread)
 

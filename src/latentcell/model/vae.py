@@ -200,6 +200,8 @@ class VAE:
             "modality": modality,
             "likelihood": name,
             "objective": objectives.describe(self.objective),
+            "guided": {guide.name: guide.dimensions for guide in guidance.guides},
+            "nuisance": list(self.factors.nuisance),
             "n_latent": self.n_latent,
         }
         return self

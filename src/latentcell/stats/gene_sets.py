@@ -105,13 +105,7 @@ def enrichment(
         and Hochberg 1995), ``direction`` (``"up"`` or ``"down"``) and ``leading``, the genes that moved furthest in it.
     """
     observed, null, genes = _checked(statistic, permuted, names)
-    members = {name: found for name, found in _members(genes, sets).items() if smallest <= len(found) <= largest}
-    members = {name: found for name, found in members.items() if len(found) < len(genes)}
-    if not members:
-        raise InputError(
-            f"None of the {len(sets)} gene sets has {smallest} to {largest} genes among the {len(genes)} measured; "
-            "change the smallest or largest size, or measure more genes."
-        )
+    members = usable_sets(genes, sets, smallest=smallest, largest=largest)
     size = np.array([len(found) for found in members.values()])
     every = np.hstack([_rank_sums(observed[None], members), _rank_sums(null, members)])
     # statistics of rarely detected genes are skewed, so that sets of such genes do not rank in the middle by chance
@@ -134,6 +128,26 @@ def enrichment(
     )
     order = np.lexsort((-np.abs(table["score"]), table["p"]))
     return table.iloc[order].reset_index(drop=True)
+
+
+def usable_sets(
+    genes: list[str], sets: Mapping[str, Sequence[str]], *, smallest: int = SMALLEST, largest: int = LARGEST
+) -> dict[str, NDArray[np.intp]]:
+    """Columns of the measured genes of each set that has neither too few nor too many of them.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    kept = {name: found for name, found in _members(genes, sets).items() if smallest <= len(found) <= largest}
+    kept = {name: found for name, found in kept.items() if len(found) < len(genes)}
+    if not kept:
+        raise InputError(
+            f"None of the {len(sets)} gene sets has {smallest} to {largest} genes among the {len(genes)} measured; "
+            "change the smallest or largest size, or measure more genes."
+        )
+    return kept
 
 
 def _rank_sums(statistics: NDArray[Any], members: Mapping[str, NDArray[np.intp]]) -> Array:

@@ -99,7 +99,9 @@ def coded(
         If guided factors have too few refits to be judged by.
     """
     guides = model.schema_.guidance.guides
-    if seeds < (2 if guides else 0):
+    if seeds < 0:
+        raise InputError(f"seeds is {seeds}: it is the number of refits, 0 or more.")
+    if guides and seeds < 2:
         raise InputError(
             f"seeds is {seeds}: a model with guided factors has seen their values, so they are judged by at least two "
             "refits that each leave out a part of the cells."
@@ -110,11 +112,13 @@ def coded(
     models, codes = [model], [model.encode(cells).mu.astype(np.float64)]
     matches: list[Match] = []
     n_fixed = sum(guide.width for guide in guides)
+    # a refit with the seed of the model would be the model
+    others = [each for each in range(seed + 1, seed + seeds + 2) if each != model.report_["seed"]]
     for number in range(1, seeds + 1):
         logger.info("refit %d of %d", number, seeds)
         rows = pool if fold is None else pool[fold != number - 1]
         stored = None if folder is None else folder / f"seed_{number}"
-        refit = fit_rows(cells, model, rows, fit=fit, seed=seed + number, stored=stored)
+        refit = fit_rows(cells, model, rows, fit=fit, seed=others[number - 1], stored=stored)
         mu = refit.encode(cells).mu.astype(np.float64)
         match = match_dimensions(codes[0], mu, n_fixed)
         models.append(refit)
@@ -126,7 +130,7 @@ def coded(
         return replace(found, mu=mu)
     for number in range(1, seeds + 1):
         left_out = pool[fold == number - 1]
-        mu[left_out] = found.in_use(number)[left_out]
+        mu[left_out] = found.in_use(number)[left_out] * _active(model)
     return replace(found, mu=mu, untrained=np.ones(cells.n_obs, dtype=bool))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control
 
+from latentcell.errors import InputError
 from latentcell.stats.covariance import Covariance, covariance_test
 from latentcell.stats.gene_sets import enrichment
 from latentcell.tl.explain import described
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from latentcell.model.vae import VAE
     from latentcell.stats.factor import Array, Factor
     from latentcell.tl.coded import Coded
+
+logger = logging.getLogger("latentcell")
 
 MOST_CELLS = 5_000
 """Cells that covariances are taken over, at most."""
@@ -91,18 +95,23 @@ class Design:
         """Same design of the cells `rows`."""
         return Design(*(None if each is None else each[rows] for each in (self.replicate, self.stratum, self.nuisance)))
 
-    def test(self, v: Array, x: NDArray[Any], *, keep_permuted: bool, rng: int) -> Covariance:
-        """Covariance of `v` with each of `x`."""
-        return covariance_test(
-            v,
-            x,
-            replicate=self.replicate,
-            stratum=self.stratum,
-            nuisance=self.nuisance,
-            n_permutations=_N_PERMUTATIONS,
-            keep_permuted=keep_permuted,
-            rng=rng,
-        )
+    def test(self, column: Column, v: Array, x: NDArray[Any], *, keep_permuted: bool, rng: int) -> Covariance | None:
+        """Covariance of a column's values `v` with each of `x`; None, with a warning, where it cannot be had."""
+        try:
+            return covariance_test(
+                v,
+                x,
+                replicate=self.replicate,
+                stratum=self.stratum,
+                nuisance=self.nuisance,
+                n_permutations=_N_PERMUTATIONS,
+                keep_permuted=keep_permuted,
+                rng=rng,
+            )
+        except InputError as error:
+            # one level without cells among those drawn must not cost hours of fits
+            logger.warning("covariances of %s are left out: %s", column.name, error)
+            return None
 
     def freed(self, v: Array) -> Array:
         """Column ``(n,)`` without what strata and nuisance tell of it, mean 0."""
@@ -115,9 +124,12 @@ class Design:
         return np.asarray(v - design @ np.linalg.lstsq(design, v, rcond=None)[0])
 
 
-def columns_of(found: Coded, factors: Sequence[Factor], dimensions: Sequence[int]) -> list[Column]:
-    """Columns of the latent `dimensions` and of the factors."""
-    enough = found.untrained.sum() >= _FEWEST_UNTRAINED
+def columns_of(
+    found: Coded, factors: Sequence[Factor], dimensions: Sequence[int], rows: NDArray[np.intp] | None = None
+) -> list[Column]:
+    """Columns of the latent `dimensions` and of the factors, to be held against the cells `rows` or all."""
+    untrained = found.untrained if rows is None else found.untrained[rows]
+    enough = untrained.sum() >= _FEWEST_UNTRAINED
     columns = []
     for k in dimensions:
         value = np.where(found.untrained, found.mu[:, k], np.nan) if enough else found.mu[:, k]
@@ -199,7 +211,9 @@ def effects_table(
     x, given = variables.to_numpy(), design.take(rows)
     tables, sets = [], []
     for i, column in enumerate(columns):
-        found = given.test(column.value[rows], x, keep_permuted=gene_sets is not None, rng=seed)
+        found = given.test(column, column.value[rows], x, keep_permuted=gene_sets is not None, rng=seed)
+        if found is None:
+            continue
         p = found.p if column.tested else np.full(len(found.p), np.nan)
         table = pd.DataFrame(
             {
@@ -224,6 +238,8 @@ def effects_table(
             enriched.insert(0, "name", column.name)
             enriched.insert(0, "of", column.of)
             sets.append(enriched)
+    if not tables:
+        raise InputError("No dimension and no factor varies among the cells, so that nothing covaries with anything.")
     return pd.concat(tables, ignore_index=True), pd.concat(sets, ignore_index=True) if sets else pd.DataFrame()
 
 
@@ -242,9 +258,10 @@ def effect_maps(
     flat, given = pixels.reshape(len(rows), -1), design.take(rows)
     maps: dict[str, list[Array]] = {name: [] for name in ("covariance", "low", "high", "effect", "q")}
     for column in columns:
-        found = given.test(column.value[rows], flat, keep_permuted=False, rng=seed)
-        q = false_discovery_control(found.p) if column.tested else np.full(len(found.p), np.nan)
+        found = given.test(column, column.value[rows], flat, keep_permuted=False, rng=seed)
+        unknown = np.full(flat.shape[1], np.nan)
+        q = false_discovery_control(found.p) if found is not None and column.tested else unknown
         for name, values in maps.items():
-            values.append(q if name == "q" else getattr(found, name))
+            values.append(unknown if found is None else q if name == "q" else getattr(found, name))
     shape = (len(columns), *pixels.shape[1:])
     return {name: np.stack(values).reshape(shape).astype(np.float32) for name, values in maps.items()}

@@ -15,7 +15,7 @@ from latentcell.cells.factors import read_factors, read_nuisance, refuse_insepar
 from latentcell.cells.levels import column
 from latentcell.errors import InputError, listed
 from latentcell.stats.association import factor_association
-from latentcell.stats.gene_sets import read_gmt
+from latentcell.stats.gene_sets import read_gmt, usable_sets
 from latentcell.tl.coded import Coded, coded
 from latentcell.tl.dimensions import dimensions_table
 from latentcell.tl.effects import (
@@ -43,9 +43,9 @@ logger = logging.getLogger("latentcell")
 def factors(
     cells: AnnData,
     model: VAE,
-    factors: Sequence[str],
+    factors: str | Sequence[str],
     *,
-    nuisance: Sequence[str] = (),
+    nuisance: str | Sequence[str] = (),
     seeds: int = 5,
     replicate: str | None = None,
     gene_sets: str | Path | Mapping[str, Sequence[str]] | None = None,
@@ -103,7 +103,7 @@ def factors(
     InputError
         If a column is no factor or cannot be separated from a nuisance factor, or cells do not match the model.
     """
-    asked, held = read_factors(cells, list(factors)), read_nuisance(cells, list(nuisance))
+    asked, held = read_factors(cells, _several(factors)), read_nuisance(cells, _several(nuisance))
     if not asked:
         raise InputError(f"Name at least one factor; columns of obs: {listed(cells.obs.columns, 12)}.")
     refuse_inseparable(asked, held)
@@ -150,16 +150,17 @@ def _result(
     logger.info("covariances of %d cells", len(rows))
     variables = measured_variables(cells, model, rows)
     active = [k for k in model.dimensions_ if model.latent_.set_index("dimension").loc[k, "active"]]
-    columns = columns_of(found, asked, active)
+    columns = columns_of(found, asked, active, rows)
     effects, enriched = effects_table(
         columns, variables, rows, implied(found, columns, rows, design), design, gene_sets=sets, seed=seed
     )
     logger.info("scores of %d dimensions against %d factors", found.mu.shape[1], len(asked))
     related = relations(found.mu, asked, design, rng=rng)
-    small = found.take(rows)
     baseline = principal_components(variables.to_numpy(), found.mu.shape[1], rng=rng)
+    taken = [factor.take(rows) for factor in asked]
+    varying = [factor for factor in taken if len(np.unique(factor.value[factor.known])) > 1]
     result: dict[str, Any] = {
-        "metrics": scores(small, [f.take(rows) for f in asked], design.take(rows), baseline, rng=rng),
+        "metrics": scores(found.take(rows), varying, design.take(rows), baseline, rng=rng),
         "relations": related,
         "dimensions": dimensions_table(found, related, effects, rows),
         "stability": pd.DataFrame(found.stability.T, columns=[f"seed {i}" for i in range(1, len(found.models))]),
@@ -175,6 +176,10 @@ def _result(
     return result
 
 
+def _several(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
 def _units(cells: AnnData, replicate: str) -> Any:
     values = column(cells, replicate)
     if values.isna().any():
@@ -186,4 +191,6 @@ def _units(cells: AnnData, replicate: str) -> Any:
 def _sets(given: str | Path | Mapping[str, Sequence[str]], model: VAE) -> Mapping[str, Sequence[str]]:
     if model.modality_ == "images":
         raise InputError("Gene sets need genes, but this model was fitted on images.")
-    return given if isinstance(given, Mapping) else read_gmt(given)
+    sets = given if isinstance(given, Mapping) else read_gmt(given)
+    usable_sets(model.names_, sets)
+    return sets

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("latentcell")
 
 _ROLE = "_refit_role"
+_ASKED = "asked"  # key of a fit's report that tells what was fitted
 
 
 class Match(NamedTuple):
@@ -75,11 +78,15 @@ def fit_rows(
     fit
         Options of `latentcell.VAE.fit`.
     stored
-        Folder that keeps the model: read from there if it exists; otherwise an interrupted fit goes on.
+        Folder that keeps the model: read from there if it holds this very fit; an interrupted one goes on.
     """
+    asked = _digest(cells, model, rows, fit, seed)
     if stored is not None and stored.exists():
-        logger.info("read %s", stored)
-        return type(model).load(stored)
+        kept = type(model).load(stored)
+        if kept.report_.get(_ASKED) == asked:
+            logger.info("read %s", stored)
+            return kept
+        logger.info("%s is a fit of other cells or settings; it is made anew", stored)
     role = np.full(cells.n_obs, "other", dtype=object)
     role[rows] = "train"
     # measurements are shared, not copied: they may lie on disk
@@ -97,8 +104,17 @@ def fit_rows(
     checkpoint = None if stored is None else stored.with_name(f"{stored.name}.checkpoint")
     options = {**({} if checkpoint is None else {"checkpoint": checkpoint}), **fit, **others}
     fresh = model.unfitted().fit(shared, rng=seed, **options)
+    fresh.report_[_ASKED] = asked
     if stored is not None and checkpoint is not None:
         fresh.save(stored)
         checkpoint.unlink(missing_ok=True)
         logger.info("wrote %s", stored)
     return fresh
+
+
+def _digest(cells: AnnData, model: VAE, rows: NDArray[np.intp], fit: Mapping[str, Any], seed: int) -> str:
+    """Digest of all that decides a fit but the measurements."""
+    settings = {name: str(value) for name, value in vars(model.unfitted()).items()}
+    text = json.dumps([settings, sorted((name, str(value)) for name, value in fit.items()), seed])
+    names = "\n".join(map(str, cells.obs_names[rows]))
+    return hashlib.sha256(f"{text}\n{names}".encode()).hexdigest()

@@ -61,6 +61,8 @@ def _factor(result: dict[str, Any], name: str) -> str:
 
 def _stability(dimensions: pd.DataFrame, n_refits: int) -> str:
     active = dimensions[dimensions["active"]]
+    if active.empty:
+        return "No latent dimension is in use: see the verdict of the fit."
     back = active.loc[active["comes_back"] > 0.5, "dimension"]
     which = ", ".join(f"z{k}" for k in np.sort(back)) or "none"
     return (

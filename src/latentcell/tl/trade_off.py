@@ -13,7 +13,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from latentcell.cells.factors import read_factors
-from latentcell.errors import InputError
+from latentcell.errors import InputError, listed
 from latentcell.model import objectives
 from latentcell.stats.association import correlation
 from latentcell.tl.explain import described
@@ -35,7 +35,7 @@ _NEARLY = 0.95  # share of the best alignment that is as good as the best
 def trade_off(
     cells: AnnData,
     model: VAE,
-    factors: Sequence[str],
+    factors: str | Sequence[str],
     *,
     objective: Mapping[str, Sequence[float]],
     label: str | None = None,
@@ -76,13 +76,17 @@ def trade_off(
     InputError
         If a column is no factor, or there are no values.
     """
-    if len(objective) != 1 or not next(iter(objective.values())):
+    if len(objective) != 1 or len(next(iter(objective.values()))) == 0:
         raise InputError(f"objective is {dict(objective)}: name one setting and its values, such as beta: 1, 2, 4.")
+    if seeds < 1:
+        raise InputError(f"seeds is {seeds}: each value needs at least one fit.")
     name, values = next(iter(objective.items()))
     settings = [f"{name}={value:g}" for value in values]
     for each in settings:
         objectives.parse(each)
-    asked = read_factors(cells, list(factors))
+    asked = read_factors(cells, [factors] if isinstance(factors, str) else list(factors))
+    if not asked:
+        raise InputError(f"Name at least one factor; columns of obs: {listed(cells.obs.columns, 12)}.")
     clusters = _label(cells, asked, label)
     shuffled = np.random.default_rng([rng, 5]).permutation(cells.n_obs)
     held_out, rows = np.split(shuffled, [round(_HELD_OUT * cells.n_obs)])
@@ -137,7 +141,10 @@ def _explained(cells: AnnData, model: VAE) -> float:
 
 def _label(cells: AnnData, factors: Sequence[Factor], label: str | None) -> Factor | None:
     if label is not None:
-        return read_factors(cells, [label if ":" in label else f"{label}:categorical"])[0]
+        named = read_factors(cells, [label if ":" in label else f"{label}:categorical"])[0]
+        if not named.levels:
+            raise InputError(f"The label {label!r} has no levels for clusters to be held against.")
+        return named
     return next((factor for factor in factors if factor.levels), None)
 
 
@@ -148,9 +155,10 @@ def _verdict(table: pd.DataFrame) -> list[str]:
     chosen = means[means["alignment"] >= _NEARLY * best].iloc[0]
     first = means.iloc[0]
     spread = table.groupby("objective")["alignment"].std().mean()
+    seeds = f", SD over seeds {spread:.2f}" if np.isfinite(spread) else ""
     sentences = [
         f"{chosen['objective']}: mean correlation of the best dimension with each factor {chosen['alignment']:.2f} "
-        f"(best over settings {best:.2f}, SD over seeds {spread:.2f})."
+        f"(best over settings {best:.2f}{seeds})."
     ]
     if chosen["objective"] != first["objective"]:
         sentences.append(
@@ -159,7 +167,7 @@ def _verdict(table: pd.DataFrame) -> list[str]:
             + (f"; ARI {first['ari']:.2f} to {chosen['ari']:.2f}." if np.isfinite(chosen["ari"]) else ".")
         )
     gain = means["alignment"].max() - first["alignment"]
-    if np.isfinite(spread) and gain < 2 * spread:
+    if np.isfinite(spread) and len(means) > 1 and gain < 2 * spread:
         sentences.append(
             "The gain over the first setting is within what seeds make: for alignment none is better than another. "
             "To place a factor on a dimension, guide it."
