@@ -1,8 +1,8 @@
 """Simulated cells whose factors are known: dimensions by factor, and covariances against the truth.
 
-``python -m benchmarks.factors.simulated [images|counts|coverage ...]``. Images vary in size, elongation, intensity,
-texture and phase, each evenly over a range in which an image tells it: the phase through S, where DNA doubles (an image
-of G1 is the same at every phase of G1). Counts cycle through the whole phase.
+``python -m benchmarks.factors.simulated [counts|coverage|table|images ...]``. Images vary in size, elongation,
+intensity, texture and phase, each evenly over a range in which an image tells it: the phase through S, where DNA
+doubles (an image of G1 is the same at every phase of G1). Counts cycle through the whole phase.
 """
 
 from __future__ import annotations
@@ -137,6 +137,33 @@ def coverage(n_sets: int) -> None:
         write(pd.DataFrame(rows), "factors/simulated_coverage")
 
 
+def table() -> None:
+    """The table of effects of one whole run against the population that its cells are a sample of."""
+    pool = lc.cells.simulate.counts(60_000, 150, rng=0)
+    cells = pool[np.random.default_rng(1).choice(pool.n_obs, 2000, replace=False)].copy()
+    model = lc.VAE(10, factors=lc.Factors(guided=COUNT_FACTORS)).fit(cells, rng=0)
+    lc.tl.factors(cells, model, COUNT_FACTORS, seeds=3)
+    effects = cells.uns["factors"]["effects"].query("of == 'factor'")
+    variables = measured_variables(pool, model, np.arange(pool.n_obs))
+    rows = []
+    for factor in read_factors(pool, COUNT_FACTORS):
+        values, labels = factor.columns()
+        for value, label in zip(values.T, labels, strict=True):
+            truth = (value - value.mean()) @ variables.to_numpy(np.float64) / len(value)
+            found = effects[effects["name"] == label].set_index("variable").loc[variables.columns]
+            implied = found["covariance_model"].to_numpy()
+            rows.append(
+                {
+                    "factor": label,
+                    "coverage": ((found["low"] <= truth) & (truth <= found["high"])).mean(),
+                    "r_measured": np.corrcoef(found["covariance"], truth)[0, 1],
+                    "r_model": np.corrcoef(implied, truth)[0, 1],
+                    "slope_model": implied @ truth / (truth @ truth),
+                }
+            )
+    write(pd.DataFrame(rows), "factors/simulated_table")
+
+
 def _described_by(cells: object) -> lc.VAE:
     """A model that knows how these cells are measured; its fit does not matter."""
     few = cells[:200].copy()  # type: ignore[index]
@@ -145,7 +172,7 @@ def _described_by(cells: object) -> lc.VAE:
 
 def main() -> None:
     options = argparse.ArgumentParser()
-    options.add_argument("which", nargs="*", default=["counts", "coverage", "images"])
+    options.add_argument("which", nargs="*", default=["counts", "coverage", "table", "images"])
     options.add_argument("--objectives", nargs="+", default=["guided", *UNGUIDED])
     options.add_argument("--epochs", type=int, default=100)
     options.add_argument("--seeds", type=int, default=3)
@@ -158,6 +185,8 @@ def main() -> None:
             images(asked.epochs, asked.seeds, asked.objectives)
         elif which == "counts":
             counts()
+        elif which == "table":
+            table()
         else:
             coverage(asked.sets)
 
