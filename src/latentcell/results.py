@@ -114,8 +114,8 @@ def write_factors(cells: AnnData, model: VAE, out: Path) -> None:
 
     write_cells(cells, out / "cells.h5ad")
     result = cells.uns[keys.FACTORS]
-    for name in ("metrics", "relations", "dimensions", "effects", "leak", "gene_sets"):
-        if name in result:
+    for name in ("metrics", "relations", "dimensions", "effects", "read_back", "leak", "gene_sets"):
+        if name in result and len(result[name]):
             _write_table(result[name], out / f"{name}.csv")
         else:
             (out / f"{name}.csv").unlink(missing_ok=True)  # of an earlier question
@@ -128,7 +128,8 @@ def write_factors(cells: AnnData, model: VAE, out: Path) -> None:
     if result["stability"].shape[1]:
         figures["stability"] = lc.pl.stability(cells)
     figures["volcano"] = lc.pl.volcano(cells)
-    figures["traversal"] = lc.pl.traversal(model, titles=lc.pl.dimension_titles(cells))
+    titles = lc.pl.dimension_titles(cells)
+    figures["traversal"] = lc.pl.traversal(model, n_dims=max(1, min(len(titles), 16)), titles=titles)
     if "maps" in result:
         write_maps(out / "effects.zarr", result["maps"], list(result["map_names"]), model.names_)
         console.print(f"wrote {out / 'effects.zarr'}", markup=False)

@@ -101,7 +101,7 @@ def _read(cells: AnnData, text: str) -> Factor:
         if numbers is None and not none:
             raise InputError(
                 f"obs[{name!r}] is to be {kind} but holds names ({listed(values.dropna().unique())}): give numbers, or "
-                "make it an ordered categorical."
+                f"order them: cells.obs[{name!r}] = pandas.Categorical(..., categories=[...], ordered=True)."
             )
         known = np.full(len(values), np.nan) if numbers is None else numbers
         return _turned(name, known, period) if kind == "cyclic" else Factor(name, "continuous", known)
@@ -155,8 +155,9 @@ def _turned(name: str, numbers: Any, period: str) -> Factor:
     known = numbers[~np.isnan(numbers)]
     if len(known) and (known.min() < 0 or known.max() > length):
         raise InputError(
-            f"{name!r} goes from {known.min():g} to {known.max():g}, outside its period of {length:g}. Say the length "
-            f"of a turn: {name}:cyclic=24 for hours, {name}:cyclic=6.2832 for radians."
+            f"{name!r} goes from {known.min():g} to {known.max():g}, outside its period of {length:g} (1 where "
+            f"none is given). Say the length of a turn: {name}:cyclic={np.ceil(known.max()):g}, 24 for hours, 6.2832 "
+            "for radians."
         )
     return Factor(name, "cyclic", (numbers / length) % 1.0, period=length)
 

@@ -37,6 +37,8 @@ ObsColumns = Annotated[
     str | None, typer.Option(help="Comma-separated numeric columns of a profile table that annotate, not measure.")
 ]
 Channels = Annotated[str | None, typer.Option(help="Comma-separated names for the channels of images.")]
+SWEPT = ("beta", "tc", "capacity", "dip", "mmd", "factorvae")
+"""Settings of objectives whose values can be swept."""
 Seed = Annotated[int, typer.Option("--seed", help="Seed of all randomness.")]
 
 
@@ -131,9 +133,13 @@ def setting(text: str) -> dict[str, list[float]]:
     """Setting and its values from ``beta=1,2,4``."""
     name, _, values = text.partition("=")
     try:
+        if name not in SWEPT:
+            raise ValueError(name)
         return {name: [float(value) for value in values.split(",")]}
     except ValueError:
-        raise InputError(f"--sweep {text!r} is not understood; write a setting and values: beta=1,2,4.") from None
+        raise InputError(
+            f"--sweep {text!r} is not understood; write one of {', '.join(SWEPT)} and its values, such as beta=1,2,4."
+        ) from None
 
 
 def excluded(options: Sequence[str] | None) -> dict[str, list[str]]:

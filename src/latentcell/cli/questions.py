@@ -96,7 +96,8 @@ def factors(
     run: Run,
     data: Data,
     factors: Annotated[
-        list[str], typer.Option(help="obs columns, each name or name:kind, such as stage dose phase:cyclic.")
+        list[str],
+        typer.Option(help="obs columns, each name or name:kind, such as stage dose phase:cyclic; commas work too."),
     ],
     out: Out,
     nuisance: Annotated[list[str] | None, typer.Option(help="obs columns to adjust for: plate, donor.")] = None,
@@ -108,13 +109,21 @@ def factors(
     ] = None,
     label: Annotated[str | None, typer.Option(help="With --sweep: obs column that clusters are held against.")] = None,
     split_key: Annotated[str | None, typer.Option(help="For the refits, as in fit.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="For the refits, as in fit.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="For the refits. [default: as the fit in RUN]")] = None,
     table: Table = None,
     channel_names: Channels = None,
     seed: Seed = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results in --out.")] = False,
 ) -> None:
     """Say which latent dimension holds which factor, how surely, and which genes, features or pixels go with it."""
     with told():
+        finished = out / ("factors.json" if sweep is None else "sweep.csv")
+        if finished.exists() and not overwrite:
+            raise InputError(
+                f"{out} already holds the results of such a question. Name another --out, or add --overwrite."
+            )
+        if label is not None and sweep is None:
+            raise InputError("--label is for --sweep.")
         import latentcell as lc
 
         model = fitted(run)

@@ -189,6 +189,7 @@ def fit_report(
         "n_active": int(latent["active"].sum()),
         "verdict": collapse_verdict(latent, still_improving=chosen >= 0.9 * (n_epochs - 1) and progress.cuts == 0),
         "epochs": n_epochs,
+        "most_epochs": plan.epochs,
         "best_epoch": chosen,
         "seconds": progress.seconds,
         "cells_per_second": n_epochs * len(split.train) / max(progress.seconds, 1e-9),

@@ -118,8 +118,11 @@ def chosen(named: Sequence[str], asked: Sequence[str | int]) -> list[str]:
 
 
 def defaults(result: dict[str, Any], named: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Columns `named` in ``uns["factors"]``: of factors, as they were asked for; of dimensions, the most used first."""
-    order = [f"z{k}" for k in used(result["dimensions"])["dimension"]]
+    """Columns `named` in ``uns["factors"]``: factors as asked for; dimensions, the best of each first, then by use."""
+    related = result["relations"]
+    found = related[related["p"] <= LEVEL].sort_values("correlation", ascending=False, kind="stable")
+    best = found.drop_duplicates("factor").sort_index()["dimension"]
+    order = list(dict.fromkeys([*(f"z{k}" for k in best), *(f"z{k}" for k in used(result["dimensions"])["dimension"])]))
     dimensions = [name for name in order if name in named]
     of = result["effects"].drop_duplicates("name").set_index("name")["of"]
     return [name for name in named if of.get(name, "factor") == "factor"], dimensions

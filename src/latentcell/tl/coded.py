@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latentcell.errors import InputError
-from latentcell.tl.refit import Match, fit_rows, match_dimensions
+from latentcell.tl.refit import Match, fit_rows, fitted_like, match_dimensions
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -91,7 +91,7 @@ def coded(
     folder
         Keeps the refitted models.
     fit
-        Options of `latentcell.VAE.fit`.
+        Options of `latentcell.VAE.fit` that differ from those of the model's own fit.
 
     Raises
     ------
@@ -113,12 +113,13 @@ def coded(
     matches: list[Match] = []
     n_fixed = sum(guide.width for guide in guides)
     # a refit with the seed of the model would be the model
+    options = fitted_like(model, fit)
     others = [each for each in range(seed + 1, seed + seeds + 2) if each != model.report_["seed"]]
     for number in range(1, seeds + 1):
         logger.info("refit %d of %d", number, seeds)
         rows = pool if fold is None else pool[fold != number - 1]
         stored = None if folder is None else folder / f"seed_{number}"
-        refit = fit_rows(cells, model, rows, fit=fit, seed=others[number - 1], stored=stored)
+        refit = fit_rows(cells, model, rows, fit=options, seed=others[number - 1], stored=stored)
         mu = refit.encode(cells).mu.astype(np.float64)
         match = match_dimensions(codes[0], mu, n_fixed)
         models.append(refit)

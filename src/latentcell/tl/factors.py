@@ -28,7 +28,7 @@ from latentcell.tl.effects import (
     measured_variables,
 )
 from latentcell.tl.embed import provenance
-from latentcell.tl.relations import leak, principal_components, relations, scores
+from latentcell.tl.relations import leak, principal_components, read_back, relations, scores
 from latentcell.tl.said import said
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def factors(
     - ``effects``: covariance of each dimension and each factor with each variable: genes (log1p of counts per 10,000),
       features of profiles, hand-made features of images;
     - ``maps``, for images: the same with each pixel, a dict of arrays ``(columns, C, [Z,] H, W)``; ``map_names``;
+    - ``read_back``: how well guided factors are read from codes of cells that the fit has not seen;
     - ``leak``: what the dimensions tell of nuisance factors; ``association``: which factors go together;
     - ``gene_sets``: enrichment of each dimension and factor, where sets were given;
     - ``verdict``: sentences; ``params``.
@@ -94,7 +95,8 @@ def factors(
     folder
         Keeps the refitted models: those there already are read, an interrupted fit goes on.
     fit
-        More arguments of ``VAE.fit`` for the refits, such as ``{"split_key": "donor"}``.
+        Arguments of ``VAE.fit`` in which the refits differ from the model's own fit, such as
+        ``{"split_key": "donor"}``.
     rng
         Seed of everything.
 
@@ -103,10 +105,15 @@ def factors(
     InputError
         If a column is no factor or cannot be separated from a nuisance factor, or cells do not match the model.
     """
-    asked, held = read_factors(cells, _several(factors)), read_nuisance(cells, _several(nuisance))
+    asked, held = read_factors(cells, _as_guided(model, _several(factors))), read_nuisance(cells, _several(nuisance))
     if not asked:
         raise InputError(f"Name at least one factor; columns of obs: {listed(cells.obs.columns, 12)}.")
     refuse_inseparable(asked, held)
+    for factor in asked:
+        logger.info("%s is read as %s", factor.name, factor.kind)
+        known = factor.value[factor.known]
+        if factor.kind == "continuous" and len(np.unique(known)) == len(known) and (known == known.round()).all():
+            logger.warning("%s is another whole number in every cell: is it a name of cells?", factor.name)
     sets = None if gene_sets is None else _sets(gene_sets, model)
     unit = None if replicate is None else _units(cells, replicate)
     design = Design.of(held, unit)
@@ -166,6 +173,7 @@ def _result(
         "stability": pd.DataFrame(found.stability.T, columns=[f"seed {i}" for i in range(1, len(found.models))]),
         "effects": effects,
         "leak": leak(found.codes[0], held, rng=rng),
+        "read_back": read_back(found, asked),
         "association": factor_association([*asked, *held]),
     }
     if sets is not None:
@@ -174,6 +182,21 @@ def _result(
         result["maps"] = effect_maps(cells, model, columns, rows, design, seed=seed)
         result["map_names"] = [each.name for each in columns]
     return result
+
+
+def _as_guided(model: VAE, names: list[str]) -> list[str]:
+    """Names with the kinds by which they guided the model."""
+    guided = {guide.name: guide.column for guide in model.schema_.guidance.guides}
+    read = []
+    for text in names:
+        name, _, kind = text.partition(":")
+        own = guided.get(name, text)
+        if kind and own.partition(":")[2].partition("=")[0] != kind.partition("=")[0]:
+            raise InputError(
+                f"The model was guided by {own!r}, so {name!r} cannot be judged as {kind!r}: leave that out."
+            )
+        read.append(own)
+    return read
 
 
 def _several(names: str | Sequence[str]) -> list[str]:

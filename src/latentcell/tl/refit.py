@@ -62,6 +62,16 @@ def match_dimensions(reference: Array, other: Array, n_fixed: int = 0) -> Match:
     return Match(order, sign, np.abs(matched))
 
 
+def fitted_like(model: VAE, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `latentcell.VAE.fit` for a refit: those of the fitted `model`, unless `given` otherwise."""
+    from latentcell.model.training import Settings
+
+    report = vars(model).get("report_", {})
+    if "most_epochs" not in report:
+        return dict(given)
+    return {"epochs": report["most_epochs"], "settings": Settings(**report["settings"]), **given}
+
+
 def fit_rows(
     cells: AnnData,
     model: VAE,

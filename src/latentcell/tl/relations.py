@@ -130,3 +130,31 @@ def leak(mu: Array, nuisance: Sequence[Factor], *, rng: np.random.Generator) -> 
         }
         table.append(row)
     return pd.DataFrame(table, columns=["factor", "score", "chance", "null_95", "p"])
+
+
+def read_back(found: Coded, factors: Sequence[Factor]) -> pd.DataFrame:
+    """How well guided factors are read from the codes of cells that the fit has not seen.
+
+    Returns
+    -------
+    One row per guided factor: ``factor``, ``measure`` (``"balanced accuracy"`` of levels, ``"R2"`` of numbers,
+    ``"circular correlation"`` of a cycle, Jammalamadaka and SenGupta 2001, sec. 8.2), ``value`` and ``chance``.
+    """
+    guides = {guide.name: guide for guide in found.models[0].schema_.guidance.guides}
+    table = []
+    for factor in (each for each in factors if each.name in guides):
+        known = factor.known
+        told, truth = guides[factor.name].read(found.mu[known]), factor.value[known]
+        chance = 0.0
+        if factor.kind == "continuous":
+            measure, value = "R2", 1 - np.mean((told - truth) ** 2) / np.var(truth)
+        elif factor.kind == "cyclic":
+            a, b = 2 * np.pi * told / factor.period, 2 * np.pi * truth
+            measure = "circular correlation"
+            value = np.abs(np.exp(1j * (a - b)).mean()) - np.abs(np.exp(1j * (a + b)).mean())
+        else:
+            right = told == np.asarray(factor.levels, dtype=object)[truth.astype(int)]
+            measure, value = "balanced accuracy", np.mean([right[truth == level].mean() for level in np.unique(truth)])
+            chance = 1 / len(np.unique(truth))
+        table.append({"factor": factor.name, "measure": measure, "value": float(value), "chance": chance})
+    return pd.DataFrame(table, columns=["factor", "measure", "value", "chance"])

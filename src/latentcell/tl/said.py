@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from latentcell.tl.coded import Coded
 
 _LEVEL = 0.05
+_LITTLE = 0.001  # share of the decoded variance below which a dimension changes nothing one could see
 _TOGETHER = 0.5  # association from which two factors are told to go together
 
 
@@ -22,7 +23,12 @@ def said(
     result: dict[str, Any], found: Coded, factors: Sequence[Factor], nuisance: Sequence[Factor], replicate: str | None
 ) -> list[str]:
     """Sentences: each factor, what comes back, what leaks, what cannot be told apart, and what the unit was."""
-    sentences = [_factor(result, factor.name) for factor in factors]
+    sentences = [_varied(result["dimensions"]), *(_factor(result, factor.name) for factor in factors)]
+    for row in result["read_back"].itertuples():
+        sentences.append(
+            f"{row.factor} (guided) is read from the code of unseen cells with {row.measure} {row.value:.2f} (chance "
+            f"{row.chance:.2f})."
+        )
     guided = bool(found.models[0].schema_.guidance.guides)
     if guided:
         sentences.append(
@@ -53,10 +59,21 @@ def _factor(result: dict[str, Any], name: str) -> str:
     scores = result["metrics"]
     pca = scores.query("codes == 'PCA' and metric == 'max_correlation'").set_index("factor")["value"]
     known = f"{best['correlation']:.2f}, permuted up to {best['null_95']:.2f}, p = {best['p']:.3f}"
-    beside = f"; principal components {pca[name]:.2f}" if name in pca else ""
+    beside = f"; a principal component {pca[name]:.2f}" if name in pca else ""
     if best["p"] > _LEVEL:
         return f"{name}: no dimension follows it beyond chance (correlation {known}{beside})."
-    return f"{name}: dimension {best['dimension']} follows it best (correlation {known}{beside})."
+    share = result["dimensions"].set_index("dimension")["variance_explained"][best["dimension"]]
+    little = "" if share >= _LITTLE else ", but hardly anything decoded depends on that dimension"
+    return f"{name}: dimension z{best['dimension']} follows it best (correlation {known}{beside}){little}."
+
+
+def _varied(dimensions: pd.DataFrame) -> str:
+    """Where the decoded variance lies."""
+    most = dimensions.nlargest(3, "variance_explained")
+    factor = np.where(most["p"] <= _LEVEL, most["top_factor"], "none of these factors")
+    shares = zip(most["dimension"], 100 * most["variance_explained"], factor, strict=True)
+    each = [f"z{dimension} {share:.0f} % ({name})" for dimension, share, name in shares]
+    return f"Most of the decoded variance goes with {', '.join(each)}."
 
 
 def _stability(dimensions: pd.DataFrame, n_refits: int) -> str:

@@ -17,7 +17,7 @@ from latentcell.errors import InputError, listed
 from latentcell.model import objectives
 from latentcell.stats.association import correlation
 from latentcell.tl.explain import described
-from latentcell.tl.refit import fit_rows
+from latentcell.tl.refit import fit_rows, fitted_like
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -66,10 +66,10 @@ def trade_off(
 
     Returns
     -------
-    One row per value and seed: ``objective``, ``value``, ``seed``; ``alignment`` (mean over factors of the largest
-    correlation of one dimension in use) and ``alignment_<factor>``; of held-out cells ``reconstruction`` (share of the
-    variance of variables that decoding explains) and ``held_out_nll`` (nats, importance-weighted); ``ari`` and ``nmi``
-    of clusters against the label; ``n_active``. ``attrs["verdict"]``: sentences.
+    One row per value and seed: ``objective``, ``value``, ``seed``, ``label``; ``alignment`` (mean over factors of the
+    largest correlation of one dimension in use) and ``alignment_<factor>``; of held-out cells ``reconstruction`` (share
+    of the variance of variables that decoding explains) and ``held_out_nll`` (nats, importance-weighted); ``ari`` and
+    ``nmi`` of clusters against the label; ``n_active``. ``attrs["verdict"]``: sentences.
 
     Raises
     ------
@@ -90,15 +90,15 @@ def trade_off(
     clusters = _label(cells, asked, label)
     shuffled = np.random.default_rng([rng, 5]).permutation(cells.n_obs)
     held_out, rows = np.split(shuffled, [round(_HELD_OUT * cells.n_obs)])
-    table = []
+    table, options = [], fitted_like(model, dict(fit or {}))
     for value, setting in zip(values, settings, strict=True):
         for seed in range(seeds):
             logger.info("%s, seed %d of %d", setting, seed + 1, seeds)
             stored = None if folder is None else Path(folder) / f"{setting}_seed_{seed}"
             fitted = fit_rows(
-                cells, model.unfitted(setting), np.sort(rows), fit=dict(fit or {}), seed=rng + seed, stored=stored
+                cells, model.unfitted(setting), np.sort(rows), fit=options, seed=rng + seed, stored=stored
             )
-            row = {"objective": setting, "value": value, "seed": seed}
+            row = {"objective": setting, "value": value, "seed": seed, "label": clusters.name if clusters else ""}
             table.append(row | _measured(cells, fitted, asked, clusters, np.sort(held_out)))
     whole = pd.DataFrame(table)
     whole.attrs["verdict"] = _verdict(whole)
@@ -150,22 +150,26 @@ def _label(cells: AnnData, factors: Sequence[Factor], label: str | None) -> Fact
 
 def _verdict(table: pd.DataFrame) -> list[str]:
     """Recommendation: the mildest setting whose alignment is within 5 % of the best, and what it costs."""
-    means = table.drop(columns="seed").groupby(["value", "objective"], sort=True).mean().reset_index()
+    means = table.drop(columns=["seed", "label"], errors="ignore").groupby(["value", "objective"], sort=True).mean().reset_index()
     best = means["alignment"].max()
     chosen = means[means["alignment"] >= _NEARLY * best].iloc[0]
     first = means.iloc[0]
     spread = table.groupby("objective")["alignment"].std().mean()
     seeds = f", SD over seeds {spread:.2f}" if np.isfinite(spread) else ""
+    over = ", ".join(f"{row.objective} {row.alignment:.2f}" for row in means.itertuples())
     sentences = [
-        f"{chosen['objective']}: mean correlation of the best dimension with each factor {chosen['alignment']:.2f} "
-        f"(best over settings {best:.2f}{seeds})."
+        f"Mean correlation of the best dimension with each factor: {over}{seeds}. Recommended: {chosen['objective']}, "
+        f"the mildest within 5 % of the best."
     ]
     if chosen["objective"] != first["objective"]:
         sentences.append(
             f"Against {first['objective']} that costs {chosen['held_out_nll'] - first['held_out_nll']:.1f} nats per "
-            f"held-out cell and {first['reconstruction'] - chosen['reconstruction']:.3f} of the variance explained"
+            f"held-out cell and {first['reconstruction'] - chosen['reconstruction']:.3f} of the variance explained; "
+            f"{first['n_active']:.1f} to {chosen['n_active']:.1f} dimensions in use"
             + (f"; ARI {first['ari']:.2f} to {chosen['ari']:.2f}." if np.isfinite(chosen["ari"]) else ".")
         )
+    if not np.isfinite(spread) and len(means) > 1:
+        sentences.append("One fit each cannot tell settings from seeds: give more seeds.")
     gain = means["alignment"].max() - first["alignment"]
     if np.isfinite(spread) and len(means) > 1 and gain < 2 * spread:
         sentences.append(
