@@ -38,7 +38,7 @@ class _Panel:
 
 
 _PANELS = (
-    _Panel("Reconstruction (higher is better)", {"reconstruction": "share of variance"}, share=True),
+    _Panel("Reconstruction (higher is better)", {"reconstruction": "share of variance (counts: deviance)"}, share=True),
     _Panel("Held-out cells (lower is better)", {"held_out_nll": "negative log-likelihood"}),
     _Panel("Clusters against labels (higher is better)", {"ari": "ARI", "nmi": "NMI"}, share=True),
     _Panel("Dimensions in use", {"n_active": "active dimensions"}, whole=True),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import xlogy
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -16,14 +17,13 @@ from latentcell.cells.factors import read_factors
 from latentcell.errors import InputError, listed
 from latentcell.model import objectives
 from latentcell.stats.association import correlation
-from latentcell.tl.explain import described
 from latentcell.tl.refit import fit_rows, fitted_like
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from latentcell.model.vae import VAE
-    from latentcell.stats.factor import Factor
+    from latentcell.stats.factor import Array, Factor
 
 logger = logging.getLogger("latentcell")
 
@@ -68,8 +68,9 @@ def trade_off(
     -------
     One row per value and seed: ``objective``, ``value``, ``seed``, ``label``; ``alignment`` (mean over factors of the
     largest correlation of one dimension in use) and ``alignment_<factor>``; of held-out cells ``reconstruction`` (share
-    of the variance of variables that decoding explains) and ``held_out_nll`` (nats, importance-weighted); ``ari`` and
-    ``nmi`` of clusters against the label; ``n_active``. ``attrs["verdict"]``: sentences.
+    of the variance that decoding explains, of counts of the Poisson deviance) and ``held_out_nll`` (nats,
+    importance-weighted); ``ari`` and ``nmi`` of clusters against the label; ``n_active``. ``attrs["verdict"]``:
+    sentences.
 
     Raises
     ------
@@ -130,13 +131,21 @@ def _measured(
 
 
 def _explained(cells: AnnData, model: VAE) -> float:
-    """Share of the variance of measurements (counts log-normalised) that reconstructions explain."""
-    measured, decoded = model.measurements(cells), model.reconstruct(cells)
+    """Share of the variance of measurements that reconstructions explain; of counts, of their Poisson deviance."""
+    x = np.asarray(model.measurements(cells), dtype=np.float64)
+    y = np.asarray(model.reconstruct(cells), dtype=np.float64)
     if model.modality_ == "counts":
-        measured, decoded = (described(model, values).to_numpy() for values in (measured, decoded))
-    scale = np.asarray(model.schema_.scale, dtype=np.float64).reshape(1, -1, *[1] * (measured.ndim - 2))
-    x, y = (np.asarray(values / scale, dtype=np.float64) for values in (measured, decoded))
+        # logarithms would call every decoded mean of a rare count too large
+        null = x.sum(1, keepdims=True) * x.sum(0) / max(x.sum(), 1.0)
+        return float(1 - poisson_deviance(x, y) / poisson_deviance(x, null))
+    scale = np.asarray(model.schema_.scale, dtype=np.float64).reshape(1, -1, *[1] * (x.ndim - 2))
+    x, y = x / scale, y / scale
     return float(1 - ((x - y) ** 2).sum() / ((x - x.mean(0)) ** 2).sum())
+
+
+def poisson_deviance(x: Array, mean: Array) -> float:
+    """Twice the log likelihood that counts lose against a mean for each of its own, ``2 sum(x log(x / m) - x + m)``."""
+    return float(2 * (xlogy(x, x) - xlogy(x, np.maximum(mean, 1e-12)) - x + mean).sum())
 
 
 def _label(cells: AnnData, factors: Sequence[Factor], label: str | None) -> Factor | None:
@@ -150,7 +159,12 @@ def _label(cells: AnnData, factors: Sequence[Factor], label: str | None) -> Fact
 
 def _verdict(table: pd.DataFrame) -> list[str]:
     """Recommendation: the mildest setting whose alignment is within 5 % of the best, and what it costs."""
-    means = table.drop(columns=["seed", "label"], errors="ignore").groupby(["value", "objective"], sort=True).mean().reset_index()
+    means = (
+        table.drop(columns=["seed", "label"], errors="ignore")
+        .groupby(["value", "objective"], sort=True)
+        .mean()
+        .reset_index()
+    )
     best = means["alignment"].max()
     chosen = means[means["alignment"] >= _NEARLY * best].iloc[0]
     first = means.iloc[0]
