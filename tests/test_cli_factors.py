@@ -21,13 +21,15 @@ from typer.testing import CliRunner
 import latentcell as lc
 from latentcell.cells.images import set_images
 from latentcell.cli import app
-from latentcell.cli.app import listed_names, setting
+from latentcell.cli.app import SWEPT, listed_names, setting
+from latentcell.model import objectives
 from latentcell.model.training import Settings
 
 QUICK = ("--epochs", 3)
 FIT: dict[str, Any] = {"epochs": 3, "settings": Settings(threads=1)}
 TABLES = {
-    f"{name}.csv" for name in ("metrics", "relations", "dimensions", "effects", "leak", "stability", "association")
+    f"{name}.csv"
+    for name in ("metrics", "relations", "dimensions", "effects", "read_back", "leak", "stability", "association")
 }
 FIGURES = ("factors", "stability", "volcano", "traversal")
 
@@ -186,9 +188,15 @@ def test_names_are_parted_at_commas_without_empty_ones(given: list[str] | None, 
 
 def test_a_setting_has_a_name_and_numbers() -> None:
     assert setting("beta=1,2.5,4") == {"beta": [1, 2.5, 4]}
-    for text in ("beta", "beta=", "beta=1,", "beta=a", ""):
-        with pytest.raises(lc.InputError, match="write a setting and values"):
+    for text in ("beta", "beta=", "beta=1,", "beta=a", "", "alpha=1,2", "warmup=1,2"):
+        with pytest.raises(lc.InputError, match=r"write one of beta, tc, .* and its values, such as beta=1,2,4"):
             setting(text)
+
+
+@pytest.mark.parametrize("name", SWEPT)
+def test_every_setting_that_can_be_named_can_be_swept(name: str) -> None:
+    assert setting(f"{name}=0.5,2") == {name: [0.5, 2]}
+    assert objectives.parse(f"{name}=2") != objectives.parse(f"{name}=3")
 
 
 # what is written
@@ -211,7 +219,7 @@ def test_factors_gives_what_the_function_gives_with_the_same_seed(
     lc.tl.factors(cells, lc.VAE.load(guided / "model"), ["stage", "dose"], nuisance=["plate"], seeds=2,
                   folder=out / "models", fit={"epochs": 3}, rng=10)  # fmt: skip
     uns = cells.uns["factors"]
-    for name in ("metrics", "relations", "dimensions", "effects", "leak"):
+    for name in ("metrics", "relations", "dimensions", "effects", "read_back", "leak"):
         found = pd.read_csv(out / f"{name}.csv", keep_default_na=True)
         assert list(found.columns) == list(uns[name].columns)
         shown = [column for column in found if uns[name][column].dtype != object]
@@ -231,7 +239,9 @@ def test_factors_says_the_verdict_and_keeps_it_with_its_parameters(done: tuple[P
 
     kept = json.loads((out / "factors.json").read_text(), parse_constant=refuse)
     assert all(" ".join(sentence.split()) in said for sentence in kept["verdict"])
-    assert kept["verdict"][0].startswith("stage: ")
+    assert kept["verdict"][0].startswith("Most of the decoded variance goes with z")
+    assert kept["verdict"][1].startswith("stage: ")
+    assert says(said, "stage (guided) is read from the code of unseen cells with balanced accuracy")
     expected = {"factors": ["stage:categorical", "dose:continuous"], "nuisance": ["plate:categorical"], "seeds": 2}
     assert {name: kept[name] for name in expected} == expected
     assert (kept["rng"], kept["replicate"]) == (10, "")
@@ -255,9 +265,37 @@ def test_a_second_run_reads_the_refits(
     out = tmp_path / "out"
     shutil.copytree(done[0], out)
     monkeypatch.setattr(lc.VAE, "fit", refuse)
-    factors(guided, data, *ASKED, *QUICK, "--out", out, "--seed", 10)
+    factors(guided, data, *ASKED, *QUICK, "--out", out, "--seed", 10, "--overwrite")
     for name in TABLES:
         assert (out / name).read_text() == (done[0] / name).read_text(), name
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_results_are_replaced_only_where_asked(plain: Path, data: Path, tmp_path: Path) -> None:
+    asked = (plain, data, "--factors", "dose", "--out", tmp_path)
+    question, sweep = (*asked, "--seeds", 0), (*asked, "--sweep", "beta=1", "--seeds", 1, *QUICK)
+    for words, name in ((question, "factors.json"), (sweep, "sweep.csv")):
+        factors(*words)  # either leaves the other alone
+        (tmp_path / name).write_text("kept")
+        said = factors(*words, status=2)
+        assert says(said, f"{tmp_path} already holds the results of such a question. Name another --out, or add")
+        assert (tmp_path / name).read_text() == "kept"
+        factors(*words, "--overwrite")
+        assert (tmp_path / name).read_text() != "kept"
+
+
+@pytest.mark.parametrize(("n_latent", "shown"), [(3, 3), (20, 16)])
+def test_up_to_sixteen_dimensions_are_traversed(
+    n_latent: int, shown: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lc.VAE(n_latent, width=8).fit(lc.read(data), rng=0, **FIT).save(tmp_path / "run" / "model")
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("latentcell.results.draw", lambda *_, **__: None)
+    monkeypatch.setattr(lc.pl, "traversal", lambda _, **options: asked.append(options))
+    factors(tmp_path / "run", data, "--factors", "dose", "--seeds", 0, "--out", tmp_path / "out")
+    (options,) = asked
+    assert options["n_dims"] == shown
+    assert len(options["titles"]) == n_latent
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -276,10 +314,13 @@ def test_replicate_gene_sets_and_kinds_reach_the_question(plain: Path, data: Pat
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_no_gene_sets_of_an_earlier_question_are_left(plain: Path, data: Path, tmp_path: Path) -> None:
-    (tmp_path / "gene_sets.csv").write_text("of an earlier question\n")
+def test_no_table_of_an_earlier_question_is_left(plain: Path, data: Path, tmp_path: Path) -> None:
+    """Without gene sets, guided factors and nuisance these tables have no rows, so they are not written."""
+    for name in ("gene_sets", "read_back", "leak"):
+        (tmp_path / f"{name}.csv").write_text("of an earlier question\n")
     factors(plain, data, "--factors", "dose", "--seeds", 1, *QUICK, "--out", tmp_path)
-    assert not (tmp_path / "gene_sets.csv").exists()
+    tables = {name for name in written(tmp_path) if name.endswith(".csv")}
+    assert tables == TABLES - {"read_back.csv", "leak.csv"}
 
 
 def test_a_question_without_refits_is_answered(plain: Path, data: Path, tmp_path: Path) -> None:
@@ -314,8 +355,8 @@ def test_maps_of_images_are_written_as_zarr_and_drawn(imaged: tuple[Path, Path],
     drawn: list[str] = []
     monkeypatch.setattr("latentcell.results.draw", lambda folder, **figures: drawn.extend(figures))
     cells, model = imaged
-    for _ in range(2):  # the second takes the place of the first
-        said = factors(model, cells, "--factors", "dose", "stage", "--seeds", 1, *QUICK, "--out", tmp_path)
+    for words in ((), ("--overwrite",)):  # the second takes the place of the first
+        said = factors(model, cells, "--factors", "dose", "stage", "--seeds", 1, *QUICK, "--out", tmp_path, *words)
     assert says(said, f"wrote {tmp_path / 'effects.zarr'}")
     root = zarr.open_group(tmp_path / "effects.zarr", mode="r")
     effects = pd.read_csv(tmp_path / "effects.csv")
@@ -353,7 +394,9 @@ def test_a_sweep_writes_its_table_and_figure_and_says_the_recommendation(
     assert {"alignment_stage", "alignment_dose", "held_out_nll", "ari", "n_active"} <= set(swept)
     assert {path.name for path in (tmp_path / "models").iterdir()} == {"beta=1_seed_0", "beta=4_seed_0"}
     assert written(tmp_path / "figures") == {"sweep.png", "sweep.svg"}
-    assert "mean correlation of the best dimension with each factor" in said
+    assert swept["label"].eq("batch").all()
+    assert "Mean correlation of the best dimension with each factor: beta=1 0." in said
+    assert "Recommended: beta=" in said
     expected = lc.tl.trade_off(
         lc.read(data), lc.VAE.load(plain / "model"), ["stage", "dose"], objective={"beta": [1, 4]}, seeds=1,
         label="batch", fit={"epochs": 3}, folder=tmp_path / "models", rng=3,
@@ -401,7 +444,11 @@ def odd(data: Path) -> Path:
         (("--factors", "stage", "--replicate", "part"), "obs['part'] is empty for 3 cells"),
         (("--factors", "stage", "--gene-sets", "no.gmt"), "no.gmt cannot be read as a file of gene sets"),
         (("--factors", "stage", "--sweep", "beta"), "--sweep 'beta' is not understood"),
-        (("--factors", "stage", "--sweep", "alpha=1,2"), "'alpha=1' is not understood"),
+        (
+            ("--factors", "stage", "--sweep", "alpha=1,2"),
+            "--sweep 'alpha=1,2' is not understood; write one of beta, tc,",
+        ),
+        (("--factors", "stage", "--label", "batch"), "--label is for --sweep"),
         (("--factors", "stage", "--sweep", "beta=1", "--seeds", "0"), "seeds"),
         (("--factors", ",", "--sweep", "beta=1"), "ame at least one"),
     ],

@@ -361,14 +361,26 @@ def test_volcano_has_factors_before_dimensions_and_eight_panels_at_most() -> Non
         "dose",
         "stage=late",
         "noise",
+        "$z_{0}$  dose (0.90)",
         "$z_{3}$  no factor",
         "$z_{2}$  no factor",
-        "$z_{0}$  dose (0.90)",
     ]
     many = pl.volcano(answer(tuple(f"factor_{i}" for i in range(5)), d=16, inactive=()))
     assert len(titles(many)) == 8
     assert "13 more factors and dimensions are not shown" in words(many)
     assert len(titles(pl.volcano(answer(), ["stage", "z0"]))) == 2
+
+
+def test_the_best_dimension_of_each_factor_is_shown_before_the_most_used_ones(linear: Any, make_images: Any) -> None:
+    shown = [title.partition("  ")[0] for title in titles(pl.volcano(answer(inactive=())))[3:]]
+    assert shown == ["$z_{0}$", "$z_{1}$", "$z_{3}$", "$z_{2}$"]
+    cells = answer(inactive=())
+    related = cells.uns["factors"]["relations"]
+    related.loc[(related["factor"] == "dose") & (related["dimension"] == 0), "p"] = 0.051
+    assert [title.partition("  ")[0] for title in titles(pl.volcano(cells))[3:5]] == ["$z_{1}$", "$z_{3}$"]
+    figure = pl.effects(image_answer(inactive=()), image_model(linear, make_images), n=1)
+    rows = [ax.get_ylabel().partition("\n")[0] for ax in figure.axes if ax.get_ylabel()]
+    assert [row for row in rows if row.startswith("$z")] == ["$z_{0}$"]
 
 
 def test_volcano_draws_effect_by_statistic_names_only_what_is_significant_and_counts_it() -> None:
@@ -467,6 +479,7 @@ def sweep(values: tuple[float, ...] = (0.5, 1, 4, 16), n_seeds: int = 2, **chang
                     "objective": f"beta={value:g}",
                     "value": float(value),
                     "seed": seed,
+                    "label": "stage",
                     "alignment": (dose + stage) / 2,
                     "alignment_dose": dose,
                     "alignment_stage": stage,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import anndata
@@ -27,13 +28,17 @@ from driven import (
     quick,
 )
 from scipy.stats import false_discovery_control
+from sklearn.metrics import balanced_accuracy_score, r2_score
 
 import latentcell as lc
 from latentcell.cells.factors import read_factors
 from latentcell.cells.stores import write_h5ad
 from latentcell.errors import InputError
+from latentcell.model.guidance import Guidance, Guide
 from latentcell.stats.association import correlation
 from latentcell.tl.coded import coded
+from latentcell.tl.relations import read_back
+from latentcell.tl.said import said
 
 ASKED = ["dose", "stage", "noise"]
 SETS = {
@@ -52,6 +57,7 @@ TABLES = {
         *("statistic", "p", "q", "n"),
     ],
     "leak": ["factor", "score", "chance", "null_95", "p"],
+    "read_back": ["factor", "measure", "value", "chance"],
     "gene_sets": ["of", "name", "gene_set", "n_genes", "score", "p", "q", "direction", "leading"],
 }  # fmt: skip
 
@@ -133,6 +139,8 @@ def test_every_table_has_its_columns_and_rows(answer: Answer) -> None:
     assert uns["dimensions"]["active"].dtype == bool
     assert uns["stability"].shape == (d, 2)
     assert uns["leak"]["factor"].tolist() == ["plate"]
+    guided = {guide.name for guide in answer.model.schema_.guidance.guides}
+    assert uns["read_back"]["factor"].tolist() == [name for name in ASKED if name in guided]
     assert list(uns["association"]) == [*ASKED, "plate"]
     assert uns["params"]["factors"] == ["dose:continuous", "stage:categorical", "noise:continuous"]
     assert uns["params"]["nuisance"] == ["plate:categorical"]
@@ -255,7 +263,9 @@ def test_the_dimension_that_an_unguided_factor_lies_on_is_found(plain: Answer) -
         assert (row["top_factor"], row["top_correlation"]) == (factor, best["correlation"])
         assert {word[1:] for word in row["name"].split()} <= set(variables)
         assert row["variance_explained"] > 0.2
-        assert f"{factor}: dimension {best['dimension']} follows it best (correlation " in plain.verdict
+        (sentence,) = [each for each in plain.uns["verdict"] if each.startswith(factor)]
+        assert sentence.startswith(f"{factor}: dimension z{best['dimension']} follows it best (correlation ")
+        assert "hardly anything decoded" not in sentence
         lead = plain.uns["effects"].query("name == @best.dimension or name == 'z' + @best.dimension.astype('str')")
         assert set(lead["variable"][: len(variables)]) == set(variables)
     assert dimensions["guided_by"].eq("").all()
@@ -278,7 +288,7 @@ def test_the_verdict_of_permuted_factors_is_chance_but_for_one_in_twenty(plain: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(factors_module, "scores", lambda *_, **__: plain.uns["metrics"])
         uns = ask(cells, plain.model, names, seeds=0)
-    chance = ["no dimension follows it beyond chance" in each for each in uns["verdict"][:30]]
+    chance = ["no dimension follows it beyond chance" in each for each in uns["verdict"][1:31]]
     assert sum(chance) >= 25
     by_factor = uns["relations"].groupby("factor", sort=False)["p"].min()
     assert (by_factor > 0.05).tolist() == chance
@@ -311,9 +321,29 @@ def test_principal_components_stand_beside_the_model_and_its_refits(answer: Answ
     assert metrics.loc[metrics["codes"] == "PCA", "p"].isna().all()
     best = metrics.query("codes == 'PCA' and metric == 'max_correlation' and factor == 'dose'")["value"].iloc[0]
     assert best > 0.7
-    assert f"principal components {best:.2f})" in answer.uns["verdict"][0]
+    (sentence,) = [each for each in answer.uns["verdict"] if each.startswith("dose: ")]
+    assert f"; a principal component {best:.2f})" in sentence
     first = metrics[(metrics["codes"] == expected[0]) & (metrics["metric"] == "max_correlation")]
     assert first.set_index("factor").loc[ASKED, "p"].between(1 / 20, 1).all()
+
+
+def test_the_verdict_begins_with_what_carries_the_decoded_variance(plain: Answer) -> None:
+    dimensions, best = plain.uns["dimensions"], plain.uns["relations"].query("factor == 'dose'")
+    k = best.nlargest(1, "correlation")["dimension"].iloc[0]
+    assert plain.uns["verdict"][0].startswith("Most of the decoded variance goes with z")
+    made = dimensions.sort_values("dimension").assign(
+        variance_explained=[0.2, 0.44, 0.0009, 0.05], p=[0.05, 0.06, 0.01, 0.01], top_factor=["stage", *["dose"] * 3]
+    )
+    asked = read_factors(plain.cells, ASKED)
+    sentences = said({**plain.uns, "dimensions": made}, recoded(plain), asked, [], None)
+    assert sentences[0] == (
+        "Most of the decoded variance goes with z1 44 % (none of these factors), z0 20 % (stage), z3 5 % (dose)."
+    )
+    for share, little in ((0.0009, True), (0.001, False)):
+        changed = dimensions.assign(variance_explained=share)
+        sentences = said({**plain.uns, "dimensions": changed}, recoded(plain), asked, [], None)
+        assert sentences[1].startswith(f"dose: dimension z{k} follows it best")
+        assert sentences[1].endswith(", but hardly anything decoded depends on that dimension.") == little
 
 
 def test_what_leaks_of_the_plate_is_said(answer: Answer) -> None:
@@ -381,6 +411,75 @@ def test_guided_dimensions_follow_their_factors_in_unseen_cells(answers: dict[st
     assert dimensions.loc[2, "comes_back"] == 1
 
 
+def test_guided_factors_are_read_from_the_codes_of_unseen_cells(answers: dict[str, Answer]) -> None:
+    answer = answers["counts"]
+    guides = {guide.name: guide for guide in answer.model.schema_.guidance.guides}
+    read = {name: guide.read(answer.cells.obsm["factors"]) for name, guide in guides.items()}
+    table = answer.uns["read_back"].set_index("factor")
+    assert table["measure"].to_dict() == {"dose": "R2", "stage": "balanced accuracy"}
+    assert table["chance"].tolist() == [0, pytest.approx(1 / 3)]
+    obs = answer.cells.obs
+    assert table.loc["dose", "value"] == pytest.approx(r2_score(obs["dose"], read["dose"]), abs=1e-4)
+    assert table.loc["stage", "value"] == pytest.approx(balanced_accuracy_score(obs["stage"], read["stage"]), abs=0.02)
+    assert table.loc["dose", "value"] > 0.5
+    assert table.loc["stage", "value"] > 0.6
+    for row in table.itertuples():
+        assert (
+            f"{row.Index} (guided) is read from the code of unseen cells with {row.measure} {row.value:.2f} (chance "
+            f"{row.chance:.2f})."
+        ) in answer.uns["verdict"]
+    assert "(guided)" not in answers["profiles"].verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "measure", "chance"),
+    [
+        ("dose", "R2", 0),
+        ("hour:cyclic=24", "circular correlation", 0),
+        ("stage", "balanced accuracy", 1 / 3),
+        ("grade:ordinal", "balanced accuracy", 1 / 3),
+    ],
+)
+def test_what_reads_a_factor_fully_scores_one_and_codes_of_other_cells_chance(
+    text: str, measure: str, chance: float
+) -> None:
+    cells, rng = profiles(300), np.random.default_rng(0)
+    cells.obs["hour"], cells.obs["grade"] = rng.permutation(np.arange(300) / 12.5), cells.obs["stage"].cat.codes
+    cells.obs.loc[cells.obs_names[:5], text.partition(":")[0]] = np.nan  # unknown cells do not count
+    factors = read_factors(cells, [text, "noise"])
+    guide = Guide.of(factors[0], 1)
+    models = [SimpleNamespace(schema_=SimpleNamespace(guidance=Guidance((guide,))))]
+    codes = np.column_stack([np.zeros(300), np.nan_to_num(guide.place(factors[0]))])
+    for mu, expected, error in ((codes, 1, 0.02), (codes[rng.permutation(300)], chance, 0.15)):
+        (row,) = read_back(SimpleNamespace(models=models, mu=mu), factors).itertuples()
+        assert (row.factor, row.measure, row.chance) == (factors[0].name, measure, pytest.approx(chance))
+        if expected or measure != "R2":
+            assert row.value == pytest.approx(expected, abs=error)
+        else:
+            assert row.value < 0  # wrong numbers are further off than their mean
+
+
+def test_a_guided_factor_is_read_by_the_kind_that_guided_the_model(caplog: pytest.LogCaptureFixture) -> None:
+    cells = profiles(60)
+    cells.obs["hour"] = np.random.default_rng(0).uniform(0, 24, 60)
+    model = fitted(cells, fit=BRIEF, factors=lc.Factors(guided=["hour:cyclic=24"]))
+    with caplog.at_level(logging.INFO, logger="latentcell"):
+        uns = ask(cells, model, ["hour", "dose"], fit=BRIEF)
+    assert uns["params"]["factors"] == ["hour:cyclic=24", "dose:continuous"]
+    assert uns["read_back"][["factor", "measure"]].to_numpy().tolist() == [["hour", "circular correlation"]]
+    assert {"hour is read as cyclic", "dose is read as continuous"} <= set(caplog.messages)
+    assert {"factors": ["hour:cyclic=24"]}.items() <= ask(cells, model, ["hour:cyclic"], fit=BRIEF)["params"].items()
+
+
+@pytest.mark.usefixtures("unfitted")
+def test_a_guided_factor_is_not_judged_as_another_kind(answers: dict[str, Answer]) -> None:
+    cells = answers["counts"].before.copy()
+    message = "guided by 'stage:categorical', so 'stage' cannot be judged as 'ordinal': leave that out"
+    with pytest.raises(InputError, match=message):
+        ask(cells, answers["counts"].model, ["dose", "stage:ordinal"])
+    assert "factors" not in cells.uns
+
+
 def test_codes_of_guided_factors_are_tested_on_all_cells_and_others_on_untrained_ones(
     answers: dict[str, Answer],
 ) -> None:
@@ -446,9 +545,29 @@ def test_many_cells_are_measured_in_part(plain: Answer, monkeypatch) -> None:
     assert set(uns["effects"].query("name == 'dose'")["variable"][:8]) == set(OF_DOSE)
 
 
+def test_refits_train_as_the_model_did_unless_told_otherwise(plain: Answer, tmp_path: Path) -> None:
+    cells = plain.before[:60].copy()
+    model = fitted(cells, fit=BRIEF)
+    for name, fit, epochs in (("inherited", None, 2), ("other", {"epochs": 1}, 1)):
+        ask(cells, model, ["dose"], seeds=1, fit=fit, folder=tmp_path / name)
+        report = lc.VAE.load(tmp_path / name / "seed_1").report_
+        assert report["most_epochs"] == epochs
+        assert report["settings"] == model.report_["settings"]
+
+
+def test_numbers_that_seem_to_name_cells_are_warned_of(plain: Answer, caplog: pytest.LogCaptureFixture) -> None:
+    cells = plain.before.copy()
+    cells.obs["number"] = np.random.default_rng(0).permutation(200)
+    cells.obs["count"] = cells.obs["number"] // 2
+    ask(cells, plain.model, ["number", "count", "dose"], seeds=0)
+    warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warned == ["number is another whole number in every cell: is it a name of cells?"]
+
+
 def test_what_was_written_is_logged(plain: Answer, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="latentcell"):
         ask(plain.before.copy(), plain.model, ["dose"], seeds=0)
+    assert "dose is read as continuous" in caplog.messages
     assert caplog.messages[-1] == "added 'factors' (adata.uns; codes in adata.obsm, 200 x 4)"
 
 
@@ -460,7 +579,7 @@ def test_a_model_that_collapsed_holds_no_factor(tmp_path: Path) -> None:
     assert (cells.obsm["factors"] == 0).all()
     assert (uns["relations"]["p"] == 1).all()
     assert set(uns["effects"]["of"]) == {"factor"}
-    assert all("no dimension follows it beyond chance" in each for each in uns["verdict"][:2])
+    assert all("no dimension follows it beyond chance" in each for each in uns["verdict"][1:3])
     write_h5ad(cells, tmp_path / "cells.h5ad")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from driven import BRIEF, MAKERS, fitted, pictured, profiles, quick
+from driven import BRIEF, MAKERS, SETTINGS, fitted, pictured, profiles, quick
+from sklearn.metrics import mean_poisson_deviance
 
 import latentcell as lc
 from latentcell.cells.factors import read_factors
 from latentcell.errors import InputError
 from latentcell.stats.association import correlation
+from latentcell.tl.refit import fitted_like
 from latentcell.tl.trade_off import _verdict
 
 N = 200
 COLUMNS = [
-    *("objective", "value", "seed", "alignment", "alignment_dose", "alignment_stage"),
+    *("objective", "value", "seed", "label", "alignment", "alignment_dose", "alignment_stage"),
     *("reconstruction", "held_out_nll", "ari", "nmi", "n_active"),
 ]
 FIT: dict[str, Any] = {**BRIEF, "epochs": 15}
@@ -59,6 +62,7 @@ def test_there_is_one_row_for_each_value_and_seed(done) -> None:
     assert table["objective"].tolist() == ["beta=1", "beta=1", "beta=50", "beta=50"]
     assert table["value"].tolist() == [1, 1, 50, 50]
     assert table["seed"].tolist() == [0, 1, 0, 1]
+    assert table["label"].eq("stage").all()
     assert table.notna().all(axis=None) or table.loc[table["n_active"] == 0, ["ari", "nmi"]].isna().all(axis=None)
     assert table["alignment"].between(0, 1).all()
     np.testing.assert_allclose(table["alignment"], table[["alignment_dose", "alignment_stage"]].mean(axis=1))
@@ -145,13 +149,16 @@ def test_clusters_are_held_against_the_first_factor_with_levels(done, cells: Ann
     row = done[0].iloc[0]
     chosen = swept(cells, label="stage").iloc[0]
     assert (row["ari"], row["nmi"]) == (chosen["ari"], chosen["nmi"])
+    assert chosen["label"] == "stage"
     other = swept(cells, label="plate").iloc[0]
+    assert other["label"] == "plate"
     assert abs(other["ari"]) < 0.1
 
 
 def test_without_a_label_there_are_no_scores_of_clusters(cells: AnnData) -> None:
     table = swept(cells, factors=["dose"], fit=BRIEF)
     assert table[["ari", "nmi"]].isna().all(axis=None)
+    assert table["label"].tolist() == [""]
     assert "ari" in table
     assert "ARI" not in " ".join(table.attrs["verdict"])
 
@@ -161,6 +168,7 @@ def test_a_label_of_numbers_is_taken_as_levels_and_cells_without_one_do_not_coun
     made.obs["cluster"] = np.where(np.arange(N) < 20, np.nan, made.obs["stage"].cat.codes)
     row = swept(made, factors=["dose"], label="cluster").iloc[0]
     assert np.isfinite(row["ari"])
+    assert row["label"] == "cluster"
     assert row["alignment_dose"] == swept(made, factors=["dose"]).iloc[0]["alignment_dose"]
 
 
@@ -177,9 +185,33 @@ def test_other_measurements_are_swept_alike(modality: str) -> None:
     model = fitted(cells, fit=BRIEF)
     table = swept(cells, model, fit=BRIEF)
     assert list(table.columns) == COLUMNS
-    shown = table.drop(columns=["objective", "ari", "nmi"])
+    shown = table.drop(columns=["objective", "label", "ari", "nmi"])
     assert np.isfinite(shown.to_numpy(float)).all()
     assert table["reconstruction"].iloc[0] < 1
+
+
+def test_of_counts_the_share_of_the_poisson_deviance_is_told(tmp_path: Path) -> None:
+    cells = MAKERS["counts"](100)
+    row = swept(cells, folder=tmp_path).iloc[0]
+    model = lc.VAE.load(tmp_path / "beta=1_seed_0")
+    new = cells[~model.seen(cells)].copy()
+    x, y = np.asarray(new.X, dtype=float), np.asarray(model.reconstruct(new), dtype=float)
+    # without a code: the mean profile, as deep as each cell
+    null = np.outer(x.sum(1), x.sum(0) / x.sum())
+    lost, whole = (mean_poisson_deviance(x.ravel(), mean.ravel()) for mean in (y, null))
+    assert row["reconstruction"] == pytest.approx(1 - lost / whole, rel=1e-3)
+    assert 0 < row["reconstruction"] < 1
+
+
+def test_fits_train_as_the_given_model_did_unless_told_otherwise(cells: AnnData, tmp_path: Path) -> None:
+    model = fitted(cells, fit=BRIEF)
+    told = {}
+    for name, fit in {"inherited": {}, "other": {"epochs": 1}}.items():
+        swept(cells, model, fit=fit, folder=tmp_path / name)
+        told[name] = lc.VAE.load(tmp_path / name / "beta=1_seed_0").report_
+    assert [each["most_epochs"] for each in told.values()] == [2, 1]
+    assert all(each["settings"] == asdict(SETTINGS) == model.report_["settings"] for each in told.values())
+    assert fitted_like(lc.VAE(4), {"split_key": "well"}) == {"split_key": "well"}
 
 
 def test_any_setting_can_be_swept_and_guided_factors_stay_guided(cells: AnnData, tmp_path: Path) -> None:
@@ -195,9 +227,9 @@ def test_any_setting_can_be_swept_and_guided_factors_stay_guided(cells: AnnData,
 def told(alignment: list[list[float]], **changed: Any) -> list[str]:
     """Verdict on values 1, 2, 4 ... with the given alignment of each seed."""
     rows = [
-        {"objective": f"beta={2**i}", "value": 2**i, "seed": seed, "alignment": value, "alignment_dose": value,
-         "reconstruction": 0.9 - 0.1 * i, "held_out_nll": 100 + 10 * i, "ari": 0.8 - 0.2 * i, "nmi": 0.5,
-         "n_active": 4, **changed}
+        {"objective": f"beta={2**i}", "value": 2**i, "seed": seed, "label": "stage", "alignment": value,
+         "alignment_dose": value, "reconstruction": 0.9 - 0.1 * i, "held_out_nll": 100 + 10 * i, "ari": 0.8 - 0.2 * i,
+         "nmi": 0.5, "n_active": 4, **changed}
         for i, seeds in enumerate(alignment)
         for seed, value in enumerate(seeds)
     ]  # fmt: skip
@@ -208,11 +240,12 @@ def test_the_mildest_value_that_is_nearly_the_best_is_recommended_with_what_it_c
     sentences = told([[0.50, 0.52], [0.79, 0.81], [0.81, 0.83]])
     assert len(sentences) == 2
     assert sentences[0] == (
-        "beta=2: mean correlation of the best dimension with each factor 0.80 (best over settings 0.82, SD over seeds "
-        "0.01)."
+        "Mean correlation of the best dimension with each factor: beta=1 0.51, beta=2 0.80, beta=4 0.82, SD over seeds "
+        "0.01. Recommended: beta=2, the mildest within 5 % of the best."
     )
     assert sentences[1] == (
-        "Against beta=1 that costs 10.0 nats per held-out cell and 0.100 of the variance explained; ARI 0.80 to 0.60."
+        "Against beta=1 that costs 10.0 nats per held-out cell and 0.100 of the variance explained; 4.0 to 4.0 "
+        "dimensions in use; ARI 0.80 to 0.60."
     )
 
 
@@ -232,24 +265,39 @@ def test_the_mildest_value_is_the_smallest_number_in_whatever_order_values_are_g
         {"objective": ["beta=10", "beta=9"], "value": [10.0, 9.0], "seed": 0, "alignment": [0.9, 0.9],
          "reconstruction": 0.5, "held_out_nll": 1.0, "ari": np.nan, "nmi": np.nan, "n_active": 1}
     )  # fmt: skip
-    assert _verdict(rows)[0].startswith("beta=9:")
+    assert _verdict(rows)[0] == (
+        "Mean correlation of the best dimension with each factor: beta=9 0.90, beta=10 0.90. Recommended: beta=9, the "
+        "mildest within 5 % of the best."
+    )
 
 
 def test_clusters_that_were_not_measured_are_not_spoken_of() -> None:
-    assert not any("ARI" in each for each in told([[0.5, 0.52], [0.8, 0.82]], ari=np.nan))
+    sentences = told([[0.5, 0.52], [0.8, 0.82]], ari=np.nan)
+    assert not any("ARI" in each for each in sentences)
+    assert sentences[1].endswith("; 4.0 to 4.0 dimensions in use.")
 
 
 def test_a_single_seed_has_no_spread_to_speak_of() -> None:
     sentences = told([[0.5], [0.8]])
     assert "nan" not in " ".join(sentences)
     assert not any("seeds make" in each for each in sentences)
+    assert "SD over seeds" not in sentences[0]
+    more = "One fit each cannot tell settings from seeds: give more seeds."
+    assert sentences[-1] == more
+    assert more not in told([[0.5, 0.52], [0.8, 0.82]])
+    assert more not in told([[0.5]])
 
 
 def test_the_verdict_of_a_sweep_goes_with_its_table(done) -> None:
     table, _ = done
     sentences = table.attrs["verdict"]
     assert sentences == _verdict(table)
-    assert sentences[0].startswith(("beta=1:", "beta=50:"))
+    means = table.groupby("value")["alignment"].mean()
+    assert sentences[0].startswith(
+        f"Mean correlation of the best dimension with each factor: beta=1 {means[1]:.2f}, beta=50 {means[50]:.2f}, SD "
+    )
+    mildest = means.index[means >= 0.95 * means.max()][0]
+    assert f"Recommended: beta={mildest:g}, the mildest within 5 % of the best." in sentences[0]
 
 
 # refused
