@@ -332,7 +332,10 @@ def test_the_verdict_begins_with_what_carries_the_decoded_variance(plain: Answer
     k = best.nlargest(1, "correlation")["dimension"].iloc[0]
     assert plain.uns["verdict"][0].startswith("Most of the decoded variance goes with z")
     made = dimensions.sort_values("dimension").assign(
-        variance_explained=[0.2, 0.44, 0.0009, 0.05], p=[0.05, 0.06, 0.01, 0.01], top_factor=["stage", *["dose"] * 3]
+        active=True,
+        variance_explained=[0.2, 0.44, 0.0009, 0.05],
+        p=[0.05, 0.06, 0.01, 0.01],
+        top_factor=["stage", *["dose"] * 3],
     )
     asked = read_factors(plain.cells, ASKED)
     sentences = said({**plain.uns, "dimensions": made}, recoded(plain), asked, [], None)
@@ -435,7 +438,7 @@ def test_guided_factors_are_read_from_the_codes_of_unseen_cells(answers: dict[st
     ("text", "measure", "chance"),
     [
         ("dose", "R2", 0),
-        ("hour:cyclic=24", "circular correlation", 0),
+        ("hour:cyclic=24", "mean cosine of the error", 0),
         ("stage", "balanced accuracy", 1 / 3),
         ("grade:ordinal", "balanced accuracy", 1 / 3),
     ],
@@ -452,11 +455,23 @@ def test_what_reads_a_factor_fully_scores_one_and_codes_of_other_cells_chance(
     codes = np.column_stack([np.zeros(300), np.nan_to_num(guide.place(factors[0]))])
     for mu, expected, error in ((codes, 1, 0.02), (codes[rng.permutation(300)], chance, 0.15)):
         (row,) = read_back(SimpleNamespace(models=models, mu=mu), factors).itertuples()
-        assert (row.factor, row.measure, row.chance) == (factors[0].name, measure, pytest.approx(chance))
+        assert (row.factor, row.measure, row.chance) == (factors[0].name, measure, pytest.approx(chance, abs=0.02))
         if expected or measure != "R2":
             assert row.value == pytest.approx(expected, abs=error)
         else:
             assert row.value < 0  # wrong numbers are further off than their mean
+
+
+def test_phases_that_crowd_are_read_fully_and_half_a_turn_off_is_not() -> None:
+    rng, cells = np.random.default_rng(0), profiles(300)
+    cells.obs["hour"] = np.where(np.arange(300) < 200, rng.uniform(0, 6, 300), rng.uniform(0, 24, 300))
+    (factor,) = read_factors(cells, ["hour:cyclic=24"])
+    guide = Guide.of(factor, 0)
+    models = [SimpleNamespace(schema_=SimpleNamespace(guidance=Guidance((guide,))))]
+    for sign in (1, -1):
+        (row,) = read_back(SimpleNamespace(models=models, mu=sign * guide.place(factor)), [factor]).itertuples()
+        assert row.value == pytest.approx(sign, abs=1e-6)
+        assert 0.3 < row.chance < 0.9
 
 
 def test_a_guided_factor_is_read_by_the_kind_that_guided_the_model(caplog: pytest.LogCaptureFixture) -> None:
@@ -466,7 +481,7 @@ def test_a_guided_factor_is_read_by_the_kind_that_guided_the_model(caplog: pytes
     with caplog.at_level(logging.INFO, logger="latentcell"):
         uns = ask(cells, model, ["hour", "dose"], fit=BRIEF)
     assert uns["params"]["factors"] == ["hour:cyclic=24", "dose:continuous"]
-    assert uns["read_back"][["factor", "measure"]].to_numpy().tolist() == [["hour", "circular correlation"]]
+    assert uns["read_back"][["factor", "measure"]].to_numpy().tolist() == [["hour", "mean cosine of the error"]]
     assert {"hour is read as cyclic", "dose is read as continuous"} <= set(caplog.messages)
     assert {"factors": ["hour:cyclic=24"]}.items() <= ask(cells, model, ["hour:cyclic"], fit=BRIEF)["params"].items()
 
@@ -552,7 +567,8 @@ def test_refits_train_as_the_model_did_unless_told_otherwise(plain: Answer, tmp_
         ask(cells, model, ["dose"], seeds=1, fit=fit, folder=tmp_path / name)
         report = lc.VAE.load(tmp_path / name / "seed_1").report_
         assert report["most_epochs"] == epochs
-        assert report["settings"] == model.report_["settings"]
+        settings = model.report_["settings"] | {"threads": None}
+        assert report["settings"] == settings  # another machine has other threads
 
 
 def test_numbers_that_seem_to_name_cells_are_warned_of(plain: Answer, caplog: pytest.LogCaptureFixture) -> None:
@@ -579,7 +595,8 @@ def test_a_model_that_collapsed_holds_no_factor(tmp_path: Path) -> None:
     assert (cells.obsm["factors"] == 0).all()
     assert (uns["relations"]["p"] == 1).all()
     assert set(uns["effects"]["of"]) == {"factor"}
-    assert all("no dimension follows it beyond chance" in each for each in uns["verdict"][1:3])
+    assert all("no dimension follows it beyond chance" in each for each in uns["verdict"][:2])
+    assert not any("decoded variance goes with" in each for each in uns["verdict"])
     write_h5ad(cells, tmp_path / "cells.h5ad")
 
 

@@ -210,7 +210,9 @@ def test_fits_train_as_the_given_model_did_unless_told_otherwise(cells: AnnData,
         swept(cells, model, fit=fit, folder=tmp_path / name)
         told[name] = lc.VAE.load(tmp_path / name / "beta=1_seed_0").report_
     assert [each["most_epochs"] for each in told.values()] == [2, 1]
-    assert all(each["settings"] == asdict(SETTINGS) == model.report_["settings"] for each in told.values())
+    assert asdict(SETTINGS) == model.report_["settings"]
+    # another machine has other threads
+    assert all(each["settings"] == asdict(SETTINGS) | {"threads": None} for each in told.values())
     assert fitted_like(lc.VAE(4), {"split_key": "well"}) == {"split_key": "well"}
 
 

@@ -69,7 +69,9 @@ def fitted_like(model: VAE, given: Mapping[str, Any]) -> dict[str, Any]:
     report = vars(model).get("report_", {})
     if "most_epochs" not in report:
         return dict(given)
-    return {"epochs": report["most_epochs"], "settings": Settings(**report["settings"]), **given}
+    # another machine has other threads and devices
+    settings = Settings(**{**report["settings"], "threads": None, "device": None})
+    return {"epochs": report["most_epochs"], "settings": settings, **given}
 
 
 def fit_rows(

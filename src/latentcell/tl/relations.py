@@ -138,7 +138,8 @@ def read_back(found: Coded, factors: Sequence[Factor]) -> pd.DataFrame:
     Returns
     -------
     One row per guided factor: ``factor``, ``measure`` (``"balanced accuracy"`` of levels, ``"R2"`` of numbers,
-    ``"circular correlation"`` of a cycle, Jammalamadaka and SenGupta 2001, sec. 8.2), ``value`` and ``chance``.
+    ``"mean cosine of the error"`` of a cycle), ``value`` (1 where nothing is misread) and ``chance``, the value of the
+    best constant answer.
     """
     guides = {guide.name: guide for guide in found.models[0].schema_.guidance.guides}
     table = []
@@ -149,9 +150,9 @@ def read_back(found: Coded, factors: Sequence[Factor]) -> pd.DataFrame:
         if factor.kind == "continuous":
             measure, value = "R2", 1 - np.mean((told - truth) ** 2) / np.var(truth)
         elif factor.kind == "cyclic":
-            a, b = 2 * np.pi * told / factor.period, 2 * np.pi * truth
-            measure = "circular correlation"
-            value = np.abs(np.exp(1j * (a - b)).mean()) - np.abs(np.exp(1j * (a + b)).mean())
+            measure = "mean cosine of the error"
+            value = np.cos(2 * np.pi * (told / factor.period - truth)).mean()
+            chance = float(np.abs(np.exp(2j * np.pi * truth).mean()))
         else:
             right = told == np.asarray(factor.levels, dtype=object)[truth.astype(int)]
             measure, value = "balanced accuracy", np.mean([right[truth == level].mean() for level in np.unique(truth)])

@@ -23,7 +23,7 @@ def said(
     result: dict[str, Any], found: Coded, factors: Sequence[Factor], nuisance: Sequence[Factor], replicate: str | None
 ) -> list[str]:
     """Sentences: each factor, what comes back, what leaks, what cannot be told apart, and what the unit was."""
-    sentences = [_varied(result["dimensions"]), *(_factor(result, factor.name) for factor in factors)]
+    sentences = [*_varied(result["dimensions"]), *(_factor(result, factor.name) for factor in factors)]
     for row in result["read_back"].itertuples():
         sentences.append(
             f"{row.factor} (guided) is read from the code of unseen cells with {row.measure} {row.value:.2f} (chance "
@@ -67,13 +67,13 @@ def _factor(result: dict[str, Any], name: str) -> str:
     return f"{name}: dimension z{best['dimension']} follows it best (correlation {known}{beside}){little}."
 
 
-def _varied(dimensions: pd.DataFrame) -> str:
-    """Where the decoded variance lies."""
-    most = dimensions.nlargest(3, "variance_explained")
+def _varied(dimensions: pd.DataFrame) -> list[str]:
+    """Where the decoded variance lies; nothing where no dimension is in use."""
+    most = dimensions[dimensions["active"]].nlargest(3, "variance_explained")
     factor = np.where(most["p"] <= _LEVEL, most["top_factor"], "none of these factors")
     shares = zip(most["dimension"], 100 * most["variance_explained"], factor, strict=True)
     each = [f"z{dimension} {share:.0f} % ({name})" for dimension, share, name in shares]
-    return f"Most of the decoded variance goes with {', '.join(each)}."
+    return [f"Most of the decoded variance goes with {', '.join(each)}."] if each else []
 
 
 def _stability(dimensions: pd.DataFrame, n_refits: int) -> str:
