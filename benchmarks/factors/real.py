@@ -25,6 +25,7 @@ from latentcell.stats.distances import energy_distance
 from latentcell.tl.relations import leak
 
 KANG_EPOCHS = 100
+SHAPE_EPOCHS = 60
 # Kimmel 2020, figure 2: scVI on the same study; correlation of the best dimension with stimulation, best ARI
 PUBLISHED = {1.0: (0.82, 0.70), 1.5: (0.826, 0.55), 2.0: (0.844, 0.50), 5.0: (0.844, 0.43)}
 
@@ -169,8 +170,8 @@ def buettner() -> None:
 def osteosarcoma() -> None:
     """Line and drug on dimensions of their own; a line under a drug predicted from the other line under it."""
     cells = ad.read_h5ad(data_dir() / "images" / "osteosarcoma_shapes.h5ad")
-    model = lc.VAE(10, factors=lc.Factors(guided=["cell_line", "treatment"])).fit(cells, rng=0)
-    lc.tl.factors(cells, model, ["cell_line", "treatment"], seeds=3)
+    model = lc.VAE(10, factors=lc.Factors(guided=["cell_line", "treatment"])).fit(cells, epochs=SHAPE_EPOCHS, rng=0)
+    lc.tl.factors(cells, model, ["cell_line", "treatment"], seeds=2)
     print(*cells.uns["factors"]["verdict"], sep="\n")
     write(cells.uns["factors"]["relations"], "factors/osteosarcoma")
     lc.pl.save(lc.pl.effects(cells, model), "docs/images/factors_osteosarcoma")
@@ -179,7 +180,7 @@ def osteosarcoma() -> None:
     for line, other in (("dlm8", "dunn"), ("dunn", "dlm8")):
         for drug in ("cytd", "jasp"):
             hidden = f"{line}_{drug}"
-            fitted = lc.VAE(10).fit(cells, exclude={"both": [hidden]}, rng=0)
+            fitted = lc.VAE(10).fit(cells, exclude={"both": [hidden]}, epochs=SHAPE_EPOCHS, rng=0)
             row = {"hidden": hidden} | _arithmetic(cells, fitted, line, other, drug)
             rows.append(row)
     write(pd.DataFrame(rows), "factors/osteosarcoma_arithmetic")
