@@ -109,7 +109,7 @@ def test_a_draw_does_not_depend_on_the_other_cells_or_the_block(refined, monkeyp
     z = model.encode(cells).mu
     together = model.decode(z, sharp=True, rng=3)
     np.testing.assert_allclose(model.decode(z[:4], sharp=True, rng=3), together[:4], atol=0.05)
-    monkeypatch.setattr("latentcell.model.vae._SHARP_BLOCK", 5)
+    monkeypatch.setattr("latentcell.model.decoding._SHARP_BLOCK", 5)
     np.testing.assert_allclose(model.decode(z, sharp=True, rng=3), together, atol=0.05)
 
 

@@ -116,8 +116,8 @@ def fit_rows(
     checkpoint = None if stored is None else stored.with_name(f"{stored.name}.checkpoint")
     options = {**({} if checkpoint is None else {"checkpoint": checkpoint}), **fit, **others}
     fresh = model.unfitted().fit(shared, rng=seed, **options)
-    fresh.report_[_ASKED] = asked
     if stored is not None and checkpoint is not None:
+        fresh.report_[_ASKED] = asked
         fresh.save(stored)
         checkpoint.unlink(missing_ok=True)
         logger.info("wrote %s", stored)
