@@ -25,8 +25,6 @@ logger = logging.getLogger("latentcell")
 COMES_BACK = 0.8
 """|Correlation| with its match from which a dimension is the same one in a refit."""
 
-_FEWEST_UNITS = 2
-
 
 @dataclass(frozen=True)
 class Coded:
@@ -61,7 +59,7 @@ class Coded:
 
     def in_use(self, i: int) -> Array:
         """Codes ``(n, d)`` by the model (0) or a refit, 0 in dimensions that it does not use."""
-        active = _active(self.models[i])
+        active = active_dimensions(self.models[i])
         return self.codes[i] * (active[self.matches[i - 1].order] if i else active)
 
     def take(self, rows: NDArray[np.intp]) -> Coded:
@@ -125,17 +123,17 @@ def coded(
         models.append(refit)
         matches.append(match)
         codes.append(mu[:, match.order] * match.sign)
-    found = Coded(models, np.stack(codes), matches, codes[0], ~model.seen(cells, early_stopping=False))
+    found = Coded(models, np.stack(codes), matches, codes[0], np.ones(cells.n_obs, dtype=bool))
     mu = found.in_use(0)
     if fold is None:
-        return replace(found, mu=mu)
+        return replace(found, mu=mu, untrained=~model.seen(cells, early_stopping=False))
     for number in range(1, seeds + 1):
         left_out = pool[fold == number - 1]
-        mu[left_out] = found.in_use(number)[left_out] * _active(model)
-    return replace(found, mu=mu, untrained=np.ones(cells.n_obs, dtype=bool))
+        mu[left_out] = found.in_use(number)[left_out] * active_dimensions(model)
+    return replace(found, mu=mu)
 
 
-def _active(model: VAE) -> NDArray[np.bool_]:
+def active_dimensions(model: VAE) -> NDArray[np.bool_]:
     """Which dimensions a fit uses, ``(d,)``."""
     return model.latent_.sort_values("dimension")["active"].to_numpy(dtype=bool)
 
@@ -146,7 +144,7 @@ def _folds(
     """Part 0 to n - 1 of each cell of `pool`, of about as many cells or replicates each, replicates whole."""
     unit = np.arange(len(pool)) if replicate is None else np.unique(replicate[pool], return_inverse=True)[1]
     n_units = int(unit.max()) + 1
-    if n_units < max(n, _FEWEST_UNITS):
+    if n_units < n:
         raise InputError(
             f"There are {n_units} replicates for {n} refits that each leave out some: name a finer replicate or fewer "
             "seeds."

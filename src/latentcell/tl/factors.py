@@ -16,7 +16,7 @@ from latentcell.cells.levels import column
 from latentcell.errors import InputError, listed
 from latentcell.stats.association import factor_association
 from latentcell.stats.gene_sets import read_gmt, usable_sets
-from latentcell.tl.coded import Coded, coded
+from latentcell.tl.coded import Coded, active_dimensions, coded
 from latentcell.tl.dimensions import dimensions_table
 from latentcell.tl.effects import (
     MOST_CELLS,
@@ -156,7 +156,8 @@ def _result(
     rows = rng.permutation(cells.n_obs)[:MOST_CELLS]
     logger.info("covariances of %d cells", len(rows))
     variables = measured_variables(cells, model, rows)
-    active = [k for k in model.dimensions_ if model.latent_.set_index("dimension").loc[k, "active"]]
+    used = active_dimensions(model)
+    active = [k for k in model.dimensions_ if used[k]]
     columns = columns_of(found, asked, active, rows)
     effects, enriched = effects_table(
         columns, variables, rows, implied(found, columns, rows, design), design, gene_sets=sets, seed=seed

@@ -92,7 +92,7 @@ def fit_rows(
     stored
         Folder that keeps the model: read from there if it holds this very fit; an interrupted one goes on.
     """
-    asked = _digest(cells, model, rows, fit, seed)
+    asked = "" if stored is None else _digest(cells, model, rows, fit, seed)
     if stored is not None and stored.exists():
         kept = type(model).load(stored)
         if kept.report_.get(_ASKED) == asked:

@@ -17,6 +17,7 @@ from latentcell.cells.factors import read_factors
 from latentcell.errors import InputError, listed
 from latentcell.model import objectives
 from latentcell.stats.association import correlation
+from latentcell.tl.coded import active_dimensions
 from latentcell.tl.refit import fit_rows, fitted_like
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def trade_off(
 def _measured(
     cells: AnnData, model: VAE, factors: Sequence[Factor], clusters: Factor | None, held_out: Any
 ) -> dict[str, float]:
-    active = model.latent_.sort_values("dimension")["active"].to_numpy(dtype=bool)
+    active = active_dimensions(model)
     codes = model.encode(cells).mu.astype(np.float64) * active
     best = correlation(codes, factors).max(0)
     test = cells[held_out]
