@@ -21,7 +21,7 @@ def turned(batch: Batch, generator: torch.Generator) -> Batch:
     angle = torch.rand(n, generator=generator) * 2 * math.pi
     flip = torch.where(torch.rand(n, generator=generator) < 0.5, 1.0, -1.0)
     none = torch.ones(n)
-    x = turn(batch.x, angle, flip, none)
+    x = turn(batch.dense, angle, flip, none)
     mask = None if batch.mask is None else turn(batch.mask, angle, flip, none, outside="zeros")
     return replace(batch, x=x, mask=_binary(mask))
 
@@ -32,12 +32,12 @@ def varied(batch: Batch, generator: torch.Generator) -> Batch:
     Code and target change together, so the latent space still holds size, shape and brightness; what goes is the
     chance to learn single cells by heart.
     """
-    n, n_channels = batch.x.shape[:2]
+    n, n_channels = batch.dense.shape[:2]
     theta = torch.eye(2, 3).repeat(n, 1, 1)
     theta[:, :, :2] += _STRETCH * torch.randn(n, 2, 2, generator=generator)
     theta[:, :, 2] = _SHIFT * torch.randn(n, 2, generator=generator)
     gain = torch.exp(_GAIN * torch.randn(n, n_channels, generator=generator))
-    x = resample(batch.x, theta) * gain.view(n, n_channels, *[1] * (batch.x.dim() - 2))
+    x = resample(batch.dense, theta) * gain.view(n, n_channels, *[1] * (batch.dense.dim() - 2))
     mask = None if batch.mask is None else resample(batch.mask, theta, outside="zeros")
     return replace(batch, x=x, mask=_binary(mask))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from latentcell.cells.counts import Counts, sparse_rows, take_counts
 from latentcell.cells.images import take_rows
 from latentcell.errors import InputError, listed
 
@@ -29,7 +31,7 @@ class Batch:
     Attributes
     ----------
     x
-        Scaled measurements, ``(n, ...)`` float32.
+        Scaled measurements, ``(n, ...)`` float32; of counts, which are not scaled, a sparse matrix.
     size
         Library size of each cell, ``(n,)``, or None.
     covariates
@@ -45,7 +47,7 @@ class Batch:
         Where factors place each cell's code, ``(n, d)``, NaN where they do not; or None.
     """
 
-    x: Tensor
+    x: Tensor | Counts
     size: Tensor | None
     covariates: Tensor | None
     mask: Tensor | None
@@ -55,6 +57,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def dense(self) -> Tensor:
+        """`x` as an array, ``(n, ...)``."""
+        return self.x.dense() if isinstance(self.x, Counts) else self.x
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
@@ -92,7 +99,7 @@ class Source:
     columns
         Order in which channels or variables are taken from `array`, or None.
     size
-        Library sizes ``(n,)`` or None.
+        Library sizes ``(n,)`` of counts, else None.
     covariates
         ``(n, k)`` float32 or None.
     masks
@@ -137,11 +144,16 @@ class Source:
         return (values, masks) if self.prepare is None else self.prepare(values, masks)
 
     def prepared(self, rows: np.ndarray) -> Source:
-        """The same source with `prepare` done once for `rows`, kept in the stored dtype; other rows stay zero.
+        """The same source with what takes time done once for `rows`; other rows stay zero.
 
-        Only for arrays already in memory: each epoch then reads instead of turning.
+        Only for arrays already in memory: each epoch then reads instead of turning, or of looking for nonzeros.
+        Images are kept in the stored dtype.
         """
-        if self.prepare is None or self.on_disk:
+        if self.on_disk:
+            return self
+        if self.size is not None and not sp.issparse(self.array):
+            return replace(self, array=sparse_rows(self.array, rows))
+        if self.prepare is None:
             return self
         values = np.zeros_like(self.array)
         masks = None if self.masks is None else np.zeros(self.masks.shape, dtype=bool)
@@ -174,6 +186,8 @@ class Source:
         InputError
             If a cell holds a value that is not finite.
         """
+        if self.size is not None:
+            return self._counted(rows, self.size)
         values, masks = self.raw(rows)
         values = (values - self.location) / self.scale
         if self.clip:
@@ -182,20 +196,28 @@ class Source:
         if region is not None:
             # what lies outside, such as neighbours, is not this cell's measurement
             values = values * region.numpy()
-        broken = ~np.isfinite(values).reshape(len(values), -1).all(1)
+        self._refuse_broken(rows, ~np.isfinite(values).reshape(len(values), -1).all(1))
+        x = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+        return Batch(x, None, _taken(self.covariates, rows), region, rows, position=_taken(self.position, rows))
+
+    def _counted(self, rows: np.ndarray, size: np.ndarray) -> Batch:
+        x = take_counts(self.array, rows) if sp.issparse(self.array) else Counts.of(self.stored(rows))
+        # a sum is finite where all values are, and costs a tenth of looking at each
+        if not math.isfinite(float(x.values.sum())) and not bool(x.values.isfinite().all()):
+            self._refuse_broken(rows, ~x.dense().isfinite().all(1).numpy())
+        covariates, position = _taken(self.covariates, rows), _taken(self.position, rows)
+        return Batch(x, torch.from_numpy(size[rows]), covariates, None, rows, position=position)
+
+    def _refuse_broken(self, rows: np.ndarray, broken: np.ndarray) -> None:
         if broken.any():
             raise InputError(
                 f"{int(broken.sum())} cells hold missing or infinite values ({listed(self.names[rows[broken]])}): they "
                 "have no place in a latent space. Leave them out, or leave out the variables that are missing."
             )
-        return Batch(
-            x=torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)),
-            size=None if self.size is None else torch.from_numpy(self.size[rows]),
-            covariates=None if self.covariates is None else torch.from_numpy(self.covariates[rows]),
-            mask=region,
-            index=rows,
-            position=None if self.position is None else torch.from_numpy(self.position[rows]),
-        )
+
+
+def _taken(values: np.ndarray | None, rows: np.ndarray) -> Tensor | None:
+    return None if values is None else torch.from_numpy(values[rows])
 
 
 def _with_margin(masks: np.ndarray) -> Tensor:

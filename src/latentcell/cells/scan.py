@@ -186,8 +186,10 @@ def _scan_sparse(scan: MatrixScan, block: sp.csr_matrix, some: np.ndarray, part:
     # a variable that some cell does not store is zero there
     np.minimum(scan.low, 0, out=scan.low, where=n_stored < len(some))
     np.maximum(scan.high, 0, out=scan.high, where=n_stored < len(some))
-    np.minimum.at(scan.low, variables[finite], values[finite])
-    np.maximum.at(scan.high, variables[finite], values[finite])
+    # of one dtype: between two, these take ten times as long
+    known = np.where(finite, values, np.nan).astype(np.float64)
+    np.fmin.at(scan.low, variables, known)
+    np.fmax.at(scan.high, variables, known)
     fractional = values != np.floor(values)
     scan.whole[variables[fractional]] = False
     scan.n_zero += len(some) * block.shape[1] - int(np.count_nonzero(values)) - int((~finite).sum())

@@ -7,6 +7,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from latentcell.model.adam import Adam
 from latentcell.model.aggregate import density_ratio_loss, shuffled_dimensions
 
 _WIDTH, _LAYERS = 256, 4  # the paper's 1,000 by 6 takes ten times as long on a CPU as the rest of the model
@@ -22,25 +23,27 @@ class Critic(nn.Module):
         Latent dimensions d.
     seed
         Of its weights and of the shuffling.
+    device
+        Where it is trained; by default on the CPU.
     """
 
-    def __init__(self, n_latent: int, seed: int) -> None:
+    def __init__(self, n_latent: int, seed: int, device: torch.device | None = None) -> None:
         super().__init__()
         self.seed = seed
         widths = [n_latent, *[_WIDTH] * _LAYERS]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             layers = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), nn.LeakyReLU(0.2))]
-            self.net = nn.Sequential(*layers, nn.Linear(_WIDTH, 2))
-        self.optimiser = torch.optim.Adam(self.net.parameters(), lr=_LEARNING_RATE, betas=_BETAS)
+            self.net = nn.Sequential(*layers, nn.Linear(_WIDTH, 2)).to(device)
+        self.optimiser = Adam(self.net.parameters(), _BETAS)
 
     def learn(self, z: Tensor, step: int) -> None:
         """Take one step towards telling `z` ``(n, d)`` from shuffled codes; randomness derives from the step."""
         generator = torch.Generator().manual_seed(self.seed + 7919 * step)
         shuffled = shuffled_dimensions(z, generator)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.clear()
         density_ratio_loss(self.net(z), self.net(shuffled)).backward()
-        self.optimiser.step()
+        self.optimiser.step(_LEARNING_RATE)
 
     def total_correlation(self, z: Tensor) -> Tensor:
         """Estimate of the total correlation of codes ``(n, d)`` in nats."""

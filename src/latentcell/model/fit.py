@@ -36,7 +36,7 @@ _EPOCHS = (20, 400)
 _REPORT_CELLS = 512
 _REPORT_DRAWS = 50
 # cells behind the total correlation, whose estimate is biased for few: those of training, too, since it looks at codes
-_TC_CELLS = 2000
+_TC_CELLS = 1000
 # standard deviation of the noise on the encoder's view, in units of a channel's intensity range
 INPUT_NOISE = 0.1
 
@@ -242,4 +242,4 @@ def _augmented(batch: Batch, orientation: Orientation, noise: torch.Generator) -
     seen = turned(original, noise)
     if orientation == "augment":
         return seen
-    return replace(original, x=noisy(seen.x, INPUT_NOISE, noise), target=original.x)
+    return replace(original, x=noisy(seen.dense, INPUT_NOISE, noise), target=original.dense)

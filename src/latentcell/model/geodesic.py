@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from latentcell.model.adam import Adam
+
 
 def geodesics(
     decode: Callable[[Tensor], Tensor],
@@ -43,13 +45,14 @@ def geodesics(
     # a step of the straight way is the unit of a move, pair by pair: no pair's path depends on the others
     unit = (end - start).norm(dim=1, keepdim=True).clamp_min(1e-6) / n_steps
     offset = torch.zeros_like(line, requires_grad=True)
-    optimiser = torch.optim.Adam([offset], lr=0.1)
+    optimiser = Adam([offset])
     for _ in range(n_iterations):
         nodes = torch.cat([start[None], line + unit * offset, end[None]])
         decoded = decode(nodes.reshape(-1, d)).reshape(n_steps + 1, n, -1)
         energy = (decoded[1:] - decoded[:-1]).square().sum()
-        (offset.grad,) = torch.autograd.grad(energy, [offset])
-        optimiser.step()
+        (gradient,) = torch.autograd.grad(energy, [offset])
+        offset.grad = gradient
+        optimiser.step(0.1)
     nodes = torch.cat([start[None], line + unit * offset.detach(), end[None]])
     place = t * n_steps
     before = min(int(place), n_steps - 1)

@@ -25,6 +25,8 @@ Support = Literal["real", "unit", "nonnegative", "counts"]
 
 _LOG_2PI = math.log(2 * math.pi)
 _EPS = 1e-8
+# bounds of the log dispersion: beyond, a gene is Poisson or almost always 0
+LOG_THETA = (-10.0, 10.0)
 
 
 class Likelihood(nn.Module, ABC):
@@ -319,14 +321,18 @@ class PoissonGaussian(_TrackedVariance):
         return _per_channel(self.gain, params) * (y.square() / 4 - 3 / 8)
 
 
-class NegativeBinomial(Likelihood):
-    """Counts with gene-wise dispersion: mean mu = size * softmax(params), variance mu + mu^2 / theta."""
+class Dispersed(Likelihood):
+    """Counts with a dispersion theta per gene: mean mu = size * softmax(params), variance mu + mu^2 / theta."""
 
     support = "counts"
 
     def __init__(self, n_channels: int) -> None:
         super().__init__()
         self.log_theta = nn.Parameter(torch.zeros(n_channels))
+
+
+class NegativeBinomial(Dispersed):
+    """Negative binomial counts."""
 
     def pointwise(self, x: Tensor, params: Tensor, size: Tensor | None) -> Tensor:
         """Log probability of every count."""
@@ -341,15 +347,10 @@ class NegativeBinomial(Likelihood):
         return _draw_negative_binomial(self.mean(params, size), self.log_theta.exp(), rng)
 
 
-class ZeroInflatedNegativeBinomial(Likelihood):
+class ZeroInflatedNegativeBinomial(Dispersed):
     """Negative binomial with extra zeros; the decoder's second half holds the logit of an extra zero."""
 
-    support = "counts"
     outputs_per_channel = 2
-
-    def __init__(self, n_channels: int) -> None:
-        super().__init__()
-        self.log_theta = nn.Parameter(torch.zeros(n_channels))
 
     def pointwise(self, x: Tensor, params: Tensor, size: Tensor | None) -> Tensor:
         """Log probability of every count."""
@@ -409,7 +410,7 @@ def _log_mean(scores: Tensor, size: Tensor | None) -> Tensor:
 
 
 def _log_negative_binomial(x: Tensor, log_mu: Tensor, log_theta: Tensor) -> Tensor:
-    log_theta = log_theta.clamp(-10, 10)
+    log_theta = log_theta.clamp(*LOG_THETA)
     theta = log_theta.exp()
     log_ratio = log_mu - log_theta
     log_rising = torch.where(theta > 50, _stirling_difference(x, theta), torch.lgamma(x + theta) - torch.lgamma(theta))

@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latentcell.cells.batches import Batch
+from latentcell.cells.counts import Counts
 from latentcell.cells.images import Modality, modality_of
 from latentcell.errors import InputError
+from latentcell.model import counted
 from latentcell.model import likelihoods as lk
 from latentcell.model.guidance import SPREAD
-from latentcell.model.networks import MLP, ConvNet
+from latentcell.model.networks import MLP, ConvNet, Network
 from latentcell.model.posterior import Known, Posterior
 from latentcell.model.schema import Schema
 
@@ -121,7 +123,7 @@ class VAEModule(nn.Module):
         self.masked = schema.masked
         self.n_batches = len(schema.batch_levels)
         n_outputs = self.likelihood.n_outputs(schema.shape[0]) + self.masked
-        self.network: MLP | ConvNet
+        self.network: Network
         if schema.modality == "images":
             self.network = ConvNet(schema.shape, n_outputs, n_latent, width=width, n_covariates=schema.n_covariates)
         else:
@@ -131,7 +133,7 @@ class VAEModule(nn.Module):
                 n_latent,
                 hidden=(width, width),
                 n_covariates=schema.n_covariates,
-                log1p=schema.modality == "counts",
+                counts=schema.modality == "counts",
             )
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Posterior, Tensor]:
@@ -146,13 +148,18 @@ class VAEModule(nn.Module):
         nuisance = None if columns is None or columns.shape[1] == 0 else columns
         if batch.position is None and nuisance is None:
             return None
-        position = batch.x.new_full((len(batch), self.n_latent), math.nan) if batch.position is None else batch.position
+        position = batch.position
+        if position is None:
+            position = torch.full((len(batch), self.n_latent), math.nan, device=next(self.parameters()).device)
         return Known(position, SPREAD, nuisance)
 
     def log_likelihood(self, batch: Batch, z: Tensor) -> Tensor:
         """Log p(x | z) of each cell in nats, ``(n,)``."""
+        if isinstance(batch.x, Counts) and isinstance(self.network, MLP):
+            hidden = self.network.hidden(z, batch.covariates)
+            return counted.log_prob(self.likelihood, batch.x, hidden, self.network.last, batch.size)
         params = self.network.decode(z, batch.covariates)
-        target = batch.x if batch.target is None else batch.target
+        target = batch.dense if batch.target is None else batch.target
         if not self.masked or batch.mask is None:
             return self.likelihood.log_prob(target, params, batch.size)
         log_region = -F.binary_cross_entropy_with_logits(params[:, -1:], batch.mask, reduction="none")

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latentcell.cells.counts import Counts
+from latentcell.model import counted
+from latentcell.model.layers import Layers, NormSiLU
 from latentcell.model.posterior import Posterior
 
 # bounds on the log posterior variance: exp(-15) is beyond float32 noise of mu, exp(5) far wider than the prior
@@ -24,7 +26,7 @@ _LOG_VAR = (-15.0, 5.0)
 class Network(Protocol):
     """What the model needs of a network."""
 
-    def encode(self, x: Tensor, covariates: Tensor | None = None) -> Posterior:
+    def encode(self, x: Any, covariates: Tensor | None = None) -> Posterior:
         """Posterior of each cell."""
         ...
 
@@ -46,8 +48,8 @@ class MLP(nn.Module):
         Widths of the encoder's hidden layers; the decoder mirrors them.
     n_covariates
         Width k of the one-hot covariates given to the decoder's first layer; the encoder does not see them.
-    log1p
-        Whether inputs are log(1 + x)-transformed first (counts).
+    counts
+        Whether inputs are counts: the encoder then sees log(1 + x), and the outer layers are laid out for sparse rows.
     dropout
         Share of hidden units that the encoder loses at random in training, against learning single cells by heart.
     """
@@ -60,24 +62,31 @@ class MLP(nn.Module):
         *,
         hidden: Sequence[int] = (128, 128),
         n_covariates: int = 0,
-        log1p: bool = False,
+        counts: bool = False,
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
-        self.log1p = log1p
-        self.encoder = nn.Sequential(_dense([n_inputs, *hidden], dropout), nn.Linear(hidden[-1], 2 * n_latent))
+        self.first = nn.Linear(n_inputs, hidden[0])
+        self.encoder = Layers(*_dense(hidden, dropout), nn.Linear(hidden[-1], 2 * n_latent))
         reverse = list(reversed(hidden))
-        self.decoder = nn.Sequential(
-            _dense([n_latent + n_covariates, *reverse], 0.0), nn.Linear(reverse[-1], n_outputs)
-        )
+        self.decoder = Layers(nn.Linear(n_latent + n_covariates, reverse[0]), *_dense(reverse, 0.0))
+        self.last = nn.Linear(reverse[-1], n_outputs)
+        if counts:
+            counted.lay_out(self.first)
+            counted.lay_out(self.last)
 
-    def encode(self, x: Tensor, covariates: Tensor | None = None) -> Posterior:
+    def encode(self, x: Tensor | Counts, covariates: Tensor | None = None) -> Posterior:
         """Posterior of each cell from ``(n, n_inputs)``."""
-        return _posterior(self.encoder(torch.log1p(x) if self.log1p else x))
+        first = counted.log1p_linear(x, self.first) if isinstance(x, Counts) else self.first(x)
+        return _posterior(self.encoder(first))
+
+    def hidden(self, z: Tensor, covariates: Tensor | None = None) -> Tensor:
+        """Last hidden layer of the decoder, ``(n, h)``."""
+        return self.decoder(_with_covariates(z, covariates))
 
     def decode(self, z: Tensor, covariates: Tensor | None = None) -> Tensor:
         """Likelihood parameters ``(n, n_outputs)``."""
-        return self.decoder(_with_covariates(z, covariates))
+        return self.last(self.hidden(z, covariates))
 
 
 class ConvNet(nn.Module):
@@ -163,14 +172,14 @@ def _with_covariates(z: Tensor, covariates: Tensor | None) -> Tensor:
     return z if covariates is None else torch.cat([z, covariates.to(z)], 1)
 
 
-def _dense(widths: Sequence[int], dropout: float) -> nn.Sequential:
+def _dense(widths: Sequence[int], dropout: float) -> list[nn.Module]:
+    """What follows a first linear layer: the activation of each layer, and the linear ones between."""
     layers: list[nn.Module] = []
-    for n_in, n_out in pairwise(widths):
-        # LayerNorm, not BatchNorm: a cell's code must not depend on the other cells of its batch
-        layers += [nn.Linear(n_in, n_out), nn.LayerNorm(n_out), nn.SiLU()]
-        if dropout:
-            layers.append(nn.Dropout(dropout))
-    return nn.Sequential(*layers)
+    for i, width in enumerate(widths):
+        layers.append(NormSiLU(width, dropout))
+        if i + 1 < len(widths):
+            layers.append(nn.Linear(width, widths[i + 1]))
+    return layers
 
 
 def _norm(channels: int) -> nn.Module:

@@ -272,7 +272,7 @@ class FactorVAE(Beta):
 
     def started(self, n_latent: int, seed: int, device: torch.device) -> Objective:
         """Return the same objective with a new critic."""
-        return replace(self, trained=Critic(n_latent, seed).to(device))
+        return replace(self, trained=Critic(n_latent, seed, device))
 
     def penalty(self, posterior: Posterior, z: Tensor, n_train: int, step: int) -> tuple[Tensor, dict[str, float]]:
         """Weight times the critic's estimate, after a step of the critic on the same codes."""

@@ -52,9 +52,9 @@ def place(module: VAEModule, batches: Iterable[Batch], generator: torch.Generato
         log_px, posterior, _ = module(batch, generator)
         decoded = module.measurements(posterior.mu, batch.covariates, batch.size, None)
         if batch.size is None:
-            residual = batch.x - decoded
+            residual = batch.dense - decoded
         else:
-            residual = batch.x.clamp_min(0).sqrt() - decoded.clamp_min(0).sqrt()
+            residual = batch.dense.clamp_min(0).sqrt() - decoded.clamp_min(0).sqrt()
         if batch.mask is not None:
             residual = residual * batch.mask
         yield Placed(

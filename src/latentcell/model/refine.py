@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentcell.cells.augmentation import noisy, turned
 from latentcell.cells.batches import Batch, Source
 from latentcell.errors import InputError
+from latentcell.model.adam import Adam
 from latentcell.model.fit import INPUT_NOISE
 from latentcell.model.module import VAEModule
 from latentcell.model.refiner import Refiner
@@ -74,7 +75,7 @@ def fit_refiner(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         refiner = Refiner(schema.shape).to(device)
-    refiner.scale_to(some.x - _decoded(module, some, noise), _limits(module, schema))
+    refiner.scale_to(some.dense - _decoded(module, some, noise), _limits(module, schema))
     rows, started = _endless(split.train, rng), time.monotonic()
 
     def loss() -> Tensor:
@@ -103,7 +104,7 @@ def _optimised(refiner: Refiner, loss: Callable[[], Tensor], plan: RefinerPlan) 
     Ctrl-C ends it early and keeps what was learnt.
     """
     averaged = copy.deepcopy(refiner).requires_grad_(False).eval()
-    optimiser = torch.optim.Adam(refiner.parameters(), lr=_RATE, fused=True)
+    optimiser = Adam(refiner.parameters())
     losses: list[float] = []
     started = time.monotonic()
     with progress_bar("refine", plan.steps) as update, stop_on_interrupt() as stop_requested:
@@ -112,17 +113,17 @@ def _optimised(refiner: Refiner, loss: Callable[[], Tensor], plan: RefinerPlan) 
             share = max(step / plan.steps, minutes / plan.max_minutes if plan.max_minutes else 0.0)
             if step > 0 and (share >= 1 or stop_requested()):
                 break
-            for group in optimiser.param_groups:
-                group["lr"] = _RATE * min(1.0, (step + 1) / 50) * min(1.0, 2 * max(0.0, 1 - share))
-            optimiser.zero_grad(set_to_none=True)
+            rate = _RATE * min(1.0, (step + 1) / 50) * min(1.0, 2 * max(0.0, 1 - share))
+            optimiser.clear()
             value = loss()
             value.backward()
-            if not torch.isfinite(nn.utils.clip_grad_norm_(refiner.parameters(), _CLIP)):
+            norm = optimiser.gradient_norm()
+            if not math.isfinite(norm):
                 raise InputError(
                     f"Training of the refiner diverged at step {step}: look for extreme values among the pixels. The "
                     "model is as it was."
                 )
-            optimiser.step()
+            optimiser.step(rate, min(1.0, _CLIP / (norm + 1e-6)))
             memory = min(_MEMORY, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(averaged.parameters()), list(refiner.parameters()), 1 - memory)
             losses.append(float(value.detach()))
@@ -218,16 +219,16 @@ def _training_pairs(
     device = next(module.parameters()).device
     if orientation == "as_is":
         batch = batch.to(device)
-        return batch.x, _decoded(module, batch, noise)
-    gain = torch.exp(_GAIN * torch.randn(batch.x.shape[:2], generator=noise))
-    batch = replace(batch, x=batch.x * gain.view(*gain.shape, *[1] * (batch.x.dim() - 2)))
+        return batch.dense, _decoded(module, batch, noise)
+    gain = torch.exp(_GAIN * torch.randn(batch.dense.shape[:2], generator=noise))
+    batch = replace(batch, x=batch.dense * gain.view(*gain.shape, *[1] * (batch.dense.dim() - 2)))
     seen = batch
     if orientation == "align":
         seen = turned(batch, noise)
-        seen = replace(seen, x=noisy(seen.x, INPUT_NOISE, noise))
+        seen = replace(seen, x=noisy(seen.dense, INPUT_NOISE, noise))
     mean = _decoded(module, seen.to(device), noise)
     symmetry = int(torch.randint(8, (1,), generator=noise))
-    return _mirrored(batch.x.to(device), symmetry), _mirrored(mean, symmetry)
+    return _mirrored(batch.dense.to(device), symmetry), _mirrored(mean, symmetry)
 
 
 def _mirrored(x: Tensor, symmetry: int) -> Tensor:
@@ -253,10 +254,10 @@ def _held_out_report(module: VAEModule, refiner: Refiner, batch: Batch, rng: np.
     The yardstick is ``drift_turned``: how far the codes of the real cells move when these are turned by any angle.
     """
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    loss = refiner.loss(batch.x, _decoded(module, batch, generator), generator)
+    loss = refiner.loss(batch.dense, _decoded(module, batch, generator), generator)
     z = module.network.encode(batch.x, batch.covariates).mu
     seed = int(rng.integers(2**31))
-    views = {"drift_turned": turned(batch.to(torch.device("cpu")), generator).x.to(z)}
+    views = {"drift_turned": turned(batch.to(torch.device("cpu")), generator).dense.to(z)}
     for name, rounds in (("drift_uncorrected", 0), ("drift", ROUNDS)):
         views[name] = sharpened(module, refiner, z, batch.covariates, np.random.default_rng(seed), rounds)
     report = {"held_out_loss": float(loss.mean())}

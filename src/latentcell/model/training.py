@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from latentcell.cells.batches import Batch
 from latentcell.errors import InputError
+from latentcell.model.adam import Adam
 from latentcell.model.critic import Critic
 from latentcell.model.files import read_tensors, write_tensors
 from latentcell.model.objectives import Objective
@@ -170,7 +171,7 @@ def train(
     """
     hooks = hooks or Hooks()
     device = next(module.parameters()).device
-    optimiser = torch.optim.Adam(module.parameters(), lr=settings.learning_rate, fused=True)
+    optimiser = Adam(module.parameters())
     progress, best = Progress(threads=torch.get_num_threads()), _weights(module)
     if hooks.checkpoint is not None and hooks.checkpoint.exists():
         progress, best = _resume(hooks.checkpoint, hooks.identity, module, optimiser, objective.critic)
@@ -254,7 +255,7 @@ def _one_epoch(
     module: nn.Module,
     data: Data,
     objective: Objective,
-    optimiser: torch.optim.Optimizer,
+    optimiser: Adam,
     settings: Settings,
     progress: Progress,
     *,
@@ -271,15 +272,13 @@ def _one_epoch(
     for batch in data.train(rng, noise):
         done = share[0] + share[1] * n_cells / data.n_train
         rate = learning_rate(settings.learning_rate, done, progress.cuts)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
         log_px, posterior, z = module(batch.to(device), noise)
         terms = objective(log_px, posterior, z, data.n_train, _scheduled(progress, share[0] / share[1]))
-        optimiser.zero_grad(set_to_none=True)
-        (terms.loss / batch.x[0].numel()).backward()
-        norm = nn.utils.clip_grad_norm_(module.parameters(), settings.clip)
+        optimiser.clear()
+        (terms.loss / math.prod(batch.x.shape[1:])).backward()
+        norm = optimiser.gradient_norm()
         _refuse_divergence(terms.loss, norm, log_px, batch, progress)
-        optimiser.step()
+        optimiser.step(rate, min(1.0, settings.clip / (norm + 1e-6)))
         progress.step += 1
         n_cells += len(batch)
         kl = float(terms.kl_per_dim.detach().sum())
@@ -319,15 +318,15 @@ def _held_out(
     return measured, merit_sum / n_cells
 
 
-def _refuse_divergence(loss: Tensor, norm: Tensor, log_px: Tensor, batch: Batch, progress: Progress) -> None:
+def _refuse_divergence(loss: Tensor, norm: float, log_px: Tensor, batch: Batch, progress: Progress) -> None:
     value = float(loss.detach())
     if progress.first_loss is None:
         progress.first_loss = value
-    limit = _EXPLODED * max(abs(progress.first_loss), float(batch.x[0].numel()))
-    if math.isfinite(value) and math.isfinite(float(norm)) and value < limit:
+    limit = _EXPLODED * max(abs(progress.first_loss), float(math.prod(batch.x.shape[1:])))
+    if math.isfinite(value) and math.isfinite(norm) and value < limit:
         return
     # one broken cell spoils the shared noise level, and with it the likelihood of all: look at the cells first
-    bad = ~torch.isfinite(batch.x).flatten(1).all(1).cpu().numpy()
+    bad = ~torch.isfinite(batch.dense).flatten(1).all(1).cpu().numpy()
     if not bad.any():
         bad = ~torch.isfinite(log_px.detach()).cpu().numpy()
     raise NonFiniteLossError(batch.index[bad] if bad.any() else batch.index, progress.step)
@@ -341,16 +340,13 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
-def _state(
-    module: nn.Module, optimiser: torch.optim.Optimizer, critic: Critic | None, best: dict[str, Tensor]
-) -> dict[str, Tensor]:
+def _state(module: nn.Module, optimiser: Adam, critic: Critic | None, best: dict[str, Tensor]) -> dict[str, Tensor]:
     """All tensors of a checkpoint by name."""
-    tensors = {f"now.{name}": value for name, value in module.state_dict().items()}
-    tensors |= {f"best.{name}": value for name, value in best.items()}
-    tensors |= _flat("adam", optimiser)
+    tensors = _named("now", module.state_dict()) | _named("best", best)
+    tensors |= _named("adam", optimiser.state())
     if critic is not None:
-        tensors |= {f"critic.{name}": value for name, value in critic.state_dict().items()}
-        tensors |= _flat("critic_adam", critic.optimiser)
+        tensors |= _named("critic", critic.state_dict())
+        tensors |= _named("critic_adam", critic.optimiser.state())
     return tensors
 
 
@@ -358,7 +354,7 @@ def _resume(
     path: Path,
     identity: dict[str, Any],
     module: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimiser: Adam,
     critic: Critic | None,
 ) -> tuple[Progress, dict[str, Tensor]]:
     tensors, stored = read_tensors(path)
@@ -369,10 +365,10 @@ def _resume(
             "it to start afresh, or give the same cells and options to go on."
         )
     module.load_state_dict(_below("now", tensors))
-    _restore("adam", tensors, optimiser)
+    optimiser.load(_below("adam", tensors))
     if critic is not None:
         critic.load_state_dict(_below("critic", tensors))
-        _restore("critic_adam", tensors, critic.optimiser)
+        critic.optimiser.load(_below("critic_adam", tensors))
     return Progress(**stored["progress"]), _below("best", tensors)
 
 
@@ -380,14 +376,5 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(f"{prefix}."): each for name, each in tensors.items() if name.startswith(f"{prefix}.")}
 
 
-def _flat(prefix: str, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    states = optimiser.state_dict()["state"].items()
-    return {f"{prefix}.{i}.{name}": value for i, state in states for name, value in state.items()}
-
-
-def _restore(prefix: str, tensors: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in _below(prefix, tensors).items():
-        i, key = name.split(".")
-        state.setdefault(int(i), {})[key] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+def _named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": each for name, each in tensors.items()}

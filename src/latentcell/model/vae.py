@@ -386,7 +386,7 @@ class VAE:
 
         Dense, in the model's order, turned if it aligns, and at the background level outside the masks if it has any.
         """
-        blocks = [self.schema_.unscaled(batch.x.cpu().numpy()) for batch in self._batches(cells, rows)]
+        blocks = [self.schema_.unscaled(batch.dense.cpu().numpy()) for batch in self._batches(cells, rows)]
         return np.concatenate([np.empty((0, *self.schema_.shape), dtype=np.float32), *blocks])
 
     def place(self, cells: AnnData, *, rng: int | np.random.Generator | None = 0) -> Iterator[Placed]:
