@@ -135,7 +135,7 @@ def test_opposite_perturbations_have_opposite_shifts(results: dict[str, Result])
     similar = pd.DataFrame(results["profiles"].cells.uns["screen"]["similarity"], labels, labels)
     np.testing.assert_allclose(np.diag(similar), 1)
     np.testing.assert_allclose(similar, similar.T)
-    assert similar.loc["compound_01", "compound_02"] == similar.to_numpy().min() < -0.3  # bigger and smaller
+    assert similar.loc["compound_01", "compound_02"] < -0.3  # bigger and smaller
 
 
 def test_the_same_seed_gives_the_same_screen_and_another_seed_another_split(results: dict[str, Result]) -> None:

@@ -192,7 +192,7 @@ def test_other_measurements_are_swept_alike(modality: str) -> None:
 
 def test_of_counts_the_share_of_the_poisson_deviance_is_told(tmp_path: Path) -> None:
     cells = MAKERS["counts"](100)
-    row = swept(cells, folder=tmp_path).iloc[0]
+    row = swept(cells, folder=tmp_path, fit=FIT | {"epochs": 60}).iloc[0]
     model = lc.VAE.load(tmp_path / "beta=1_seed_0")
     new = cells[~model.seen(cells)].copy()
     x, y = np.asarray(new.X, dtype=float), np.asarray(model.reconstruct(new), dtype=float)

@@ -98,8 +98,10 @@ class Source:
         Whether scaled values are cut to [0, 1].
     columns
         Order in which channels or variables are taken from `array`, or None.
+    counts
+        Whether the measurements are counts, which the model takes as they are, in sparse rows.
     size
-        Library sizes ``(n,)`` of counts, else None.
+        Library sizes ``(n,)`` or None.
     covariates
         ``(n, k)`` float32 or None.
     masks
@@ -116,6 +118,7 @@ class Source:
     scale: np.ndarray
     clip: bool = False
     columns: np.ndarray | None = None
+    counts: bool = False
     size: np.ndarray | None = None
     covariates: np.ndarray | None = None
     masks: Any | None = None
@@ -151,7 +154,7 @@ class Source:
         """
         if self.on_disk:
             return self
-        if self.size is not None and not sp.issparse(self.array):
+        if self.counts and not sp.issparse(self.array):
             return replace(self, array=sparse_rows(self.array, rows))
         if self.prepare is None:
             return self
@@ -186,8 +189,8 @@ class Source:
         InputError
             If a cell holds a value that is not finite.
         """
-        if self.size is not None:
-            return self._counted(rows, self.size)
+        if self.counts:
+            return self._assembled(self._sparse(rows), None, rows)
         values, masks = self.raw(rows)
         values = (values - self.location) / self.scale
         if self.clip:
@@ -197,16 +200,21 @@ class Source:
             # what lies outside, such as neighbours, is not this cell's measurement
             values = values * region.numpy()
         self._refuse_broken(rows, ~np.isfinite(values).reshape(len(values), -1).all(1))
-        x = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
-        return Batch(x, None, _taken(self.covariates, rows), region, rows, position=_taken(self.position, rows))
+        return self._assembled(torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)), region, rows)
 
-    def _counted(self, rows: np.ndarray, size: np.ndarray) -> Batch:
+    def _assembled(self, x: Tensor | Counts, region: Tensor | None, rows: np.ndarray) -> Batch:
+        size, covariates, position = (
+            None if each is None else torch.from_numpy(each[rows])
+            for each in (self.size, self.covariates, self.position)
+        )
+        return Batch(x, size, covariates, region, rows, position=position)
+
+    def _sparse(self, rows: np.ndarray) -> Counts:
         x = take_counts(self.array, rows) if sp.issparse(self.array) else Counts.of(self.stored(rows))
         # a sum is finite where all values are, and costs a tenth of looking at each
         if not math.isfinite(float(x.values.sum())) and not bool(x.values.isfinite().all()):
             self._refuse_broken(rows, ~x.dense().isfinite().all(1).numpy())
-        covariates, position = _taken(self.covariates, rows), _taken(self.position, rows)
-        return Batch(x, torch.from_numpy(size[rows]), covariates, None, rows, position=position)
+        return x
 
     def _refuse_broken(self, rows: np.ndarray, broken: np.ndarray) -> None:
         if broken.any():
@@ -214,10 +222,6 @@ class Source:
                 f"{int(broken.sum())} cells hold missing or infinite values ({listed(self.names[rows[broken]])}): they "
                 "have no place in a latent space. Leave them out, or leave out the variables that are missing."
             )
-
-
-def _taken(values: np.ndarray | None, rows: np.ndarray) -> Tensor | None:
-    return None if values is None else torch.from_numpy(values[rows])
 
 
 def _with_margin(masks: np.ndarray) -> Tensor:

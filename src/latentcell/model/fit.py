@@ -34,7 +34,7 @@ _STEPS = 3000
 _EPOCHS = (20, 400)
 # held-out cells and posterior draws behind the report
 _REPORT_CELLS = 512
-_REPORT_DRAWS = 50
+_NLL_CELLS, _REPORT_DRAWS = 256, 50
 # cells behind the total correlation, whose estimate is biased for few: those of training, too, since it looks at codes
 _TC_CELLS = 1000
 # standard deviation of the noise on the encoder's view, in units of a channel's intensity range
@@ -169,7 +169,8 @@ def fit_report(
     latent = latent_report(module, held_out, rng)
     many = np.sort(rng.permutation(split.used)[:_TC_CELLS])
     together = total_correlation(module, in_order(source, many, plan.batch_size), len(split.train), plan.seed)
-    nll = importance_nll(module, held_out, _REPORT_DRAWS, rng)
+    some = held_out[: math.ceil(_NLL_CELLS / plan.batch_size)]
+    nll = importance_nll(module, some, _REPORT_DRAWS, rng)
     chosen = progress.best_epoch if progress.best_epoch >= 0 else len(progress.history) - 1
     terms = progress.history[chosen]
     n_epochs = len(progress.history)

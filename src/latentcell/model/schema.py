@@ -6,7 +6,9 @@ import hashlib
 import json
 import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -41,6 +43,8 @@ logger = logging.getLogger("latentcell")
 # training cells read to find the intensity range of each channel
 _SCALING_CELLS = 2000
 _PERCENTILES = (0.1, 99.9)
+# cells hashed at once
+_HASHED = 256
 
 
 @dataclass(frozen=True)
@@ -198,6 +202,7 @@ class Schema:
             scale=np.asarray(self.scale, dtype=np.float32).reshape(per_cell),
             clip=self.clip,
             columns=columns,
+            counts=self.modality == "counts",
             size=library_sizes(array, None).astype(np.float32) if self.modality == "counts" else None,
             covariates=self._membership(cells),
             masks=cells.obsm[keys.MASKS] if self.masked else None,
@@ -291,15 +296,28 @@ def fingerprints(source: Source, rows: np.ndarray | None = None) -> np.ndarray:
     """
     rows = np.arange(len(source)) if rows is None else rows
     hashes = np.empty(len(rows), dtype=np.uint64)
-    for start in range(0, len(rows), 256):
-        block = source.stored(rows[start : start + 256])
-        flat = block.reshape(len(block), -1)
-        for i, values in enumerate(flat):
-            occupied = np.flatnonzero(values)
-            digest = hashlib.blake2b(occupied.astype(np.int32).tobytes(), digest_size=8)
-            digest.update(values[occupied].tobytes())
-            hashes[start + i] = np.frombuffer(digest.digest(), dtype=np.uint64)[0]
+    for start in range(0, len(rows), _HASHED):
+        for i, (occupied, values) in enumerate(_occupied(source, rows[start : start + _HASHED]), start):
+            digest = hashlib.blake2b(occupied.tobytes(), digest_size=8)
+            digest.update(values.tobytes())
+            hashes[i] = np.frombuffer(digest.digest(), dtype=np.uint64)[0]
     return hashes
+
+
+def _occupied(source: Source, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Places (int32) and values (float32) of what is not zero in each cell."""
+    if sp.issparse(source.array):
+        block = source.array[rows].astype(np.float32)
+        block.sum_duplicates()
+        block.eliminate_zeros()
+        columns = block.indices.astype(np.int32)
+        for low, high in pairwise(block.indptr):
+            yield columns[low:high], block.data[low:high]
+        return
+    block = source.stored(rows)
+    for values in block.reshape(len(block), -1):
+        occupied = np.flatnonzero(values)
+        yield occupied.astype(np.int32), values[occupied]
 
 
 def _scaling(array: Any, rows: np.ndarray, modality: Modality, support: Support) -> tuple[np.ndarray, np.ndarray]:
