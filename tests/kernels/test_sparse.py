@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -24,7 +26,7 @@ def unsorted(matrix: sp.csr_matrix, seed: int = 0) -> sp.csr_matrix:
     """The same matrix with the values of each row in random order."""
     rng = np.random.default_rng(seed)
     shuffled = matrix.copy()
-    for low, high in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True):
+    for low, high in pairwise(matrix.indptr):
         order = low + rng.permutation(high - low)
         shuffled.indices[low:high] = matrix.indices[order]
         shuffled.data[low:high] = matrix.data[order]
@@ -80,7 +82,7 @@ def check_transpose(matrix: sp.csr_matrix) -> None:
     found = sp.csr_matrix((by_gene, rows, ends), shape=matrix.shape[::-1])
     np.testing.assert_array_equal(found.toarray(), matrix.toarray().T)
     # cells come in their order within a gene, so that sums over them have one order
-    for low, high in zip(ends[:-1], ends[1:], strict=True):
+    for low, high in pairwise(ends):
         assert (np.diff(rows[low:high]) >= 0).all()
 
 

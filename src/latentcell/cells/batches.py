@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from latentcell.cells.counts import Counts, sparse_rows, take_counts
-from latentcell.cells.images import take_rows
+from latentcell.cells.images import is_sparse, on_disk, take_rows
 from latentcell.errors import InputError, listed
 
 # consecutive rows read together from a store on disk, and how many such blocks are mixed in memory
@@ -131,13 +132,18 @@ class Source:
     @property
     def on_disk(self) -> bool:
         """Whether reading random rows is slow."""
-        return isinstance(self.array, np.memmap) or not (isinstance(self.array, np.ndarray) or sp.issparse(self.array))
+        return on_disk(self.array)
+
+    def rows(self, rows: np.ndarray) -> Any:
+        """Measurements of `rows` as stored, sparse ones in the model's order."""
+        values = take_rows(self.array, rows)
+        return values if self.columns is None or not sp.issparse(values) else values[:, self.columns]
 
     def stored(self, rows: np.ndarray) -> np.ndarray:
         """Measurements of `rows` in stored units and the model's order, float32."""
-        if sp.issparse(self.array):
-            return np.asarray(self.array[rows].toarray(), dtype=np.float32)
-        values = take_rows(self.array, rows)
+        values = self.rows(rows)
+        if sp.issparse(values):
+            return np.asarray(values.toarray(), dtype=np.float32)
         return (values if self.columns is None else values[:, self.columns]).astype(np.float32, copy=False)
 
     def raw(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -210,7 +216,10 @@ class Source:
         return Batch(x, size, covariates, region, rows, position=position)
 
     def _sparse(self, rows: np.ndarray) -> Counts:
-        x = take_counts(self.array, rows) if sp.issparse(self.array) else Counts.of(self.stored(rows))
+        if sp.issparse(self.array):
+            x = take_counts(self.array, rows)
+        else:
+            x = Counts.of(self.rows(rows) if is_sparse(self.array) else self.stored(rows))
         # a sum is finite where all values are, and costs a tenth of looking at each
         if not math.isfinite(float(x.values.sum())) and not bool(x.values.isfinite().all()):
             self._refuse_broken(rows, ~x.dense().isfinite().all(1).numpy())
@@ -236,6 +245,15 @@ def in_order(source: Source, rows: np.ndarray, batch_size: int) -> Iterator[Batc
     """Cells `rows` in the order given."""
     for start in range(0, len(rows), batch_size):
         yield source.batch(rows[start : start + batch_size])
+
+
+def read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Read the next minibatch while the last is worked on."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
 
 
 def shuffled(source: Source, rows: np.ndarray, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:

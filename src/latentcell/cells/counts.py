@@ -41,6 +41,9 @@ class Counts:
     def of(cls, matrix: Any) -> Counts:
         """Counts of a SciPy sparse matrix or an array ``(n, n_genes)``."""
         rows = sp.csr_matrix(matrix)
+        if not rows.has_canonical_format:
+            rows = rows.copy()
+            rows.sum_duplicates()
         return cls(
             torch.from_numpy(rows.indptr.astype(np.int64)),
             torch.from_numpy(rows.indices.astype(np.int32)),
@@ -68,7 +71,7 @@ class Counts:
 
 
 def take_counts(matrix: sp.csr_matrix | sp.csr_array, rows: np.ndarray) -> Counts:
-    """Rows of a CSR matrix in the order asked for."""
+    """Rows of a CSR matrix without duplicate entries, in the order asked for."""
     if not kernels.in_use(torch.device("cpu")):
         return Counts.of(matrix[rows])
     from latentcell.kernels.sparse import gather
@@ -76,6 +79,7 @@ def take_counts(matrix: sp.csr_matrix | sp.csr_array, rows: np.ndarray) -> Count
     starts = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum(matrix.indptr[rows + 1] - matrix.indptr[rows], out=starts[1:])
     columns, values = np.empty(starts[-1], dtype=np.int32), np.empty(starts[-1], dtype=np.float32)
+    kernels.share_threads()
     gather(matrix.indptr, matrix.indices, matrix.data, rows, starts, columns, values)
     return Counts(torch.from_numpy(starts), torch.from_numpy(columns), torch.from_numpy(values), matrix.shape[1])
 

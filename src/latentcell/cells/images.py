@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # share of non-negative whole numbers above which a matrix is taken for counts with mistakes
 _MOSTLY = 0.99
+# cells of a matrix on disk by which its kind is told
+_LOOKED_AT = 4096
 
 Modality = Literal["images", "counts", "profiles"]
 
@@ -81,7 +83,11 @@ def modality_of(cells: AnnData, layer: str | None = None) -> Modality:
     """
     if layer is None and keys.IMAGES in cells.obsm:
         return "images"
-    values = stored_values(measured(cells, layer))
+    matrix = measured(cells, layer)
+    if on_disk(matrix):
+        # a fit looks at every value
+        matrix = take_rows(matrix, np.arange(min(matrix.shape[0], _LOOKED_AT)))
+    values = stored_values(matrix)
     if whole_numbers(values):
         return "counts"
     with np.errstate(invalid="ignore"):
@@ -117,19 +123,32 @@ def whole_numbers(values: np.ndarray) -> bool:
     return bool(np.isfinite(values).all() and (values >= 0).all() and (values == np.floor(values)).all())
 
 
-def take_rows(array: Any, rows: np.ndarray) -> np.ndarray:
-    """Rows of an ndarray, memmap, h5py dataset or zarr array, in the order asked for, as an ndarray.
+def take_rows(array: Any, rows: np.ndarray) -> Any:
+    """Rows of any store of measurements in the order asked for: of a sparse matrix as one, else as an ndarray.
 
-    Stored arrays are read once per distinct row in ascending order, which both libraries require or reward.
+    Arrays on disk are read once per distinct row in ascending order, which their libraries require or reward.
     """
     rows = np.asarray(rows)
     if isinstance(array, np.ndarray):
         return np.asarray(array[rows])
+    if sp.issparse(array):
+        return array[rows]
     if rows.size and np.array_equal(rows, np.arange(rows[0], rows[0] + rows.size)):
-        return np.asarray(array[int(rows[0]) : int(rows[0]) + rows.size])
+        read = array[int(rows[0]) : int(rows[0]) + rows.size]
+        return read if is_sparse(array) else np.asarray(read)
     unique, inverse = np.unique(rows, return_inverse=True)
     read = array.oindex[unique] if hasattr(array, "oindex") else array[unique]
-    return np.asarray(read)[inverse]
+    return read[inverse] if is_sparse(array) else np.asarray(read)[inverse]
+
+
+def is_sparse(array: Any) -> bool:
+    """Whether a matrix is sparse, in memory or on disk (AnnData's ``CSRDataset``)."""
+    return sp.issparse(array) or (hasattr(array, "to_memory") and getattr(array, "format", None) in ("csr", "csc"))
+
+
+def on_disk(array: Any) -> bool:
+    """Whether reading random rows of an array is slow."""
+    return isinstance(array, np.memmap) or not (isinstance(array, np.ndarray) or sp.issparse(array))
 
 
 def is_two_valued(images: Any, rows: np.ndarray) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from latentcell.cells.images import take_rows
+from latentcell.cells.images import is_sparse, take_rows
 
 # memory for one block of rows
 BLOCK_BYTES = 2**26
@@ -145,8 +145,8 @@ def scan_matrix(matrix: Any, rows: np.ndarray | None = None) -> MatrixScan:
     for some in _row_blocks(rows, max(1, n_variables) * 8):
         part = slice(done, done + len(some))
         done += len(some)
-        if sp.issparse(matrix):
-            _scan_sparse(scan, matrix[some], some, part)
+        if is_sparse(matrix):
+            _scan_sparse(scan, take_rows(matrix, some), some, part)
         else:
             _scan_dense(scan, take_rows(matrix, some), some, part)
     return scan

@@ -39,9 +39,9 @@ def is_zarr(path: Path) -> bool:
 def read_store(path: Path) -> AnnData:
     """Read an AnnData from ``.h5ad`` or ``.zarr``.
 
-    ``obsm["images"]`` and ``obsm["masks"]`` above `LAZY_BYTES` stay ``h5py.Dataset`` or ``zarr.Array``: rows are read
-    when asked for, and the file must stay where it is. scPortrait's ``obsm["single_cell_images"]`` is taken as
-    ``obsm["images"]``.
+    ``obsm["images"]``, ``obsm["masks"]`` and ``X`` above `LAZY_BYTES` stay ``h5py.Dataset``, ``zarr.Array`` or, sparse
+    by rows, AnnData's ``CSRDataset``: rows are read when asked for, and the file must stay where it is. scPortrait's
+    ``obsm["single_cell_images"]`` is taken as ``obsm["images"]``.
 
     Raises
     ------
@@ -86,7 +86,10 @@ def _anndata(root: Any, path: Path) -> AnnData:
         if not hasattr(root["obs"], "keys"):
             # written by AnnData before 0.7: no images, and only AnnData itself knows this layout
             return ad.read_h5ad(path)
-        parts = {name: read_elem(root[name]) for name in root if name != "obsm" and not name.startswith("raw.")}
+        read = [name for name in root if name not in ("obsm", "X") and not name.startswith("raw.")]
+        parts = {name: read_elem(root[name]) for name in read}
+        if "X" in root:
+            parts["X"] = _matrix(root["X"])
         obsm, group = {}, root.get("obsm", {})
         for name in group:
             stored, key = group[name], keys.IMAGES if name == SCPORTRAIT_IMAGES else name
@@ -96,7 +99,8 @@ def _anndata(root: Any, path: Path) -> AnnData:
     described = cells.uns.get(SCPORTRAIT_IMAGES, {})
     if keys.CHANNEL_NAMES in described and keys.IMAGES not in cells.uns:
         cells.uns[keys.IMAGES] = {keys.CHANNEL_NAMES: described[keys.CHANNEL_NAMES]}
-    if not any(_on_disk(array) for array in obsm.values()) and hasattr(root, "close"):
+    lying = [array for array in (*obsm.values(), parts.get("X")) if array is not None and _stays(array)]
+    if not lying and hasattr(root, "close"):
         root.close()
     return cells
 
@@ -107,8 +111,20 @@ def _n_bytes(stored: Any) -> int:
     )
 
 
-def _on_disk(array: Any) -> bool:
-    return type(array).__module__.split(".")[0] in ("h5py", "zarr")
+def _stays(array: Any) -> bool:
+    return type(array).__module__.split(".")[0] in ("h5py", "zarr") or hasattr(array, "to_memory")
+
+
+def _matrix(stored: Any) -> Any:
+    """Matrix in memory, or above `LAZY_BYTES` and if its rows can be read one by one, as it lies on disk."""
+    from anndata.io import read_elem, sparse_dataset
+
+    kind = stored.attrs.get("encoding-type")
+    if kind == "csr_matrix" and _n_bytes(stored["data"]) + _n_bytes(stored["indices"]) > LAZY_BYTES:
+        return sparse_dataset(stored)
+    if kind == "array" and _n_bytes(stored) > LAZY_BYTES:
+        return stored
+    return read_elem(stored)
 
 
 def read_array(

@@ -30,7 +30,7 @@ BLOCKS = 16
 _CHUNK = 1024
 # counts of 2 to TABLE + 1 have their sum over j in a table
 TABLE = 16
-_SECOND, _LAST = np.uint32(2), np.uint32(TABLE + 1)
+_SECOND, _LAST = np.uint32(2), np.float32(TABLE + 1)
 _FACTORIALS = np.array([math.lgamma(x + 1) for x in range(256)], dtype=np.float32)
 
 
@@ -83,7 +83,7 @@ def _risen(cell, theta, rising, weight, d_log_theta):
     for i in range(columns.size):
         c, x = np.uint32(columns[i]), values[i]
         if x > _F(1):
-            k = min(np.uint32(x), _LAST) - _SECOND
+            k = np.uint32(min(x, _LAST)) - _SECOND
             total += rising[0, c, k]
             d_log_theta[c] += weight * rising[1, c, k]
         if x > _F(TABLE + 1):
@@ -260,6 +260,8 @@ def _zero_inflated(outputs, bias, cell, genes, rising, scratch, weight, d_log_th
         total += sums[1]
     for j in range(columns.size):
         c, x = np.uint32(columns[j]), values[j]
+        if x == _F(0):
+            continue  # stored, but a zero like the others
         r, gap, lost = ratio[c], gaps[c], _F(1) - kept[c]
         # taken for a zero above: log of the share of e^a in the mixture
         log_p += min(gap, _F(0)) - log1p(exp(-abs(gap))) - x * log_ratio[c]

@@ -11,15 +11,14 @@ from latentcell.kernels.float32 import compiled, log1p, on_threads
 _PARTS = 64
 
 
-@compiled
+@on_threads
 def gather(indptr, indices, data, rows, starts, columns, values):
     """Copy `rows` of a CSR matrix to `columns` and `values`, the i-th from ``starts[i]``."""
-    for i in range(rows.size):
-        at = starts[i]
-        for j in range(indptr[rows[i]], indptr[rows[i] + 1]):
-            columns[at] = indices[j]
-            values[at] = data[j]
-            at += 1
+    for i in prange(rows.size):
+        first, at = indptr[rows[i]], starts[i]
+        for j in range(starts[i + 1] - at):
+            columns[at + j] = indices[first + j]
+            values[at + j] = data[first + j]
 
 
 @compiled

@@ -36,7 +36,7 @@ class Adam:
         self.n_steps = 0
         self.small = [each for each in weights if each.numel() < _SMALL]
         self.large = [each for each in weights if each.numel() >= _SMALL]
-        together = torch.cat([each.detach().reshape(-1) for each in self.small] or [torch.empty(0)])
+        together = torch.cat([weights[0].new_empty(0).detach(), *(each.detach().reshape(-1) for each in self.small)])
         self.small_gradient = torch.zeros_like(together)
         sizes = [each.numel() for each in self.small]
         self.places = [

@@ -77,8 +77,10 @@ class MLP(nn.Module):
 
     def encode(self, x: Tensor | Counts, covariates: Tensor | None = None) -> Posterior:
         """Posterior of each cell from ``(n, n_inputs)``."""
-        first = counted.log1p_linear(x, self.first) if isinstance(x, Counts) else self.first(x)
-        return _posterior(self.encoder(first))
+        if not isinstance(x, Counts):
+            return _posterior(self.encoder(self.first(x)))
+        outputs = None if self.training else counted.encode(x, self.first, tuple(self.encoder))
+        return _posterior(self.encoder(counted.log1p_linear(x, self.first)) if outputs is None else outputs)
 
     def hidden(self, z: Tensor, covariates: Tensor | None = None) -> Tensor:
         """Last hidden layer of the decoder, ``(n, h)``."""

@@ -22,7 +22,9 @@ from latentcell.cells.images import (
     Modality,
     channel_names,
     default_names,
+    is_sparse,
     measured,
+    on_disk,
     stored_values,
     take_rows,
     whole_numbers,
@@ -43,8 +45,8 @@ logger = logging.getLogger("latentcell")
 # training cells read to find the intensity range of each channel
 _SCALING_CELLS = 2000
 _PERCENTILES = (0.1, 99.9)
-# cells hashed at once
-_HASHED = 256
+# cells hashed at once, and cells on disk totalled at once
+_HASHED, _TOTALLED = 256, 16384
 
 
 @dataclass(frozen=True)
@@ -186,11 +188,15 @@ class Schema:
                 f"The model was fitted on crops of {_times(self.shape[1:])} pixels, these cells have "
                 f"{_times(array.shape[2:])}. Crop or resample them to the same size."
             )
-        if columns is not None and self.modality != "images":
+        if columns is not None and self.modality != "images" and not on_disk(array):
             array, columns = array[:, columns], None
         if sp.issparse(array) and array.format != "csr":
             array = array.tocsr()
-        if self.modality == "counts" and not whole_numbers(stored_values(array)):
+        if sp.issparse(array) and not array.has_canonical_format:
+            # values stored twice for one place are to be added
+            array = array.copy()
+            array.sum_duplicates()
+        if self.modality == "counts" and not (on_disk(array) or whole_numbers(stored_values(array))):
             refuse(check_measurements(array, kind="counts", cell_names=cells.obs_names, variable_names=self.names))
         if self.masked and keys.MASKS not in cells.obsm:
             raise InputError('The model was fitted with cell masks, but these cells have no obsm["masks"].')
@@ -284,8 +290,12 @@ class Schema:
 
 def library_sizes(array: Any, rows: np.ndarray | None) -> np.ndarray:
     """Total of each row, ``(n,)`` float64."""
-    taken = array if rows is None else array[rows]
-    return np.asarray(taken.sum(axis=1), dtype=np.float64).ravel()
+    if not on_disk(array):
+        taken = array if rows is None else array[rows]
+        return np.asarray(taken.sum(axis=1), dtype=np.float64).ravel()
+    rows = np.arange(array.shape[0]) if rows is None else rows
+    blocks = np.array_split(rows, max(1, len(rows) // _TOTALLED))
+    return np.concatenate([np.asarray(take_rows(array, block).sum(axis=1)).ravel() for block in blocks])
 
 
 def fingerprints(source: Source, rows: np.ndarray | None = None) -> np.ndarray:
@@ -306,8 +316,8 @@ def fingerprints(source: Source, rows: np.ndarray | None = None) -> np.ndarray:
 
 def _occupied(source: Source, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Places (int32) and values (float32) of what is not zero in each cell."""
-    if sp.issparse(source.array):
-        block = source.array[rows].astype(np.float32)
+    if is_sparse(source.array):
+        block = source.rows(rows).astype(np.float32)
         block.sum_duplicates()
         block.eliminate_zeros()
         columns = block.indices.astype(np.int32)

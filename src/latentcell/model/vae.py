@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from latentcell.cells.batches import Batch, in_order
+from latentcell.cells.batches import Batch, in_order, read_ahead
 from latentcell.cells.images import Modality, is_two_valued, measured
 from latentcell.errors import InputError, NotFittedError
 from latentcell.model import files, objectives
@@ -34,7 +34,8 @@ from latentcell.model.training import Settings
 if TYPE_CHECKING:
     from anndata import AnnData
 
-_BLOCK, _PATHS = 256, 32  # cells encoded at once, and geodesics found at once
+# cells decoded at once, cells with counts encoded at once, and geodesics found at once
+_BLOCK, _COUNTS_BLOCK, _PATHS = 256, 4096, 32
 
 
 class Latent(NamedTuple):
@@ -254,16 +255,15 @@ class VAE:
         InputError
             If the cells do not match those that the model was fitted on.
         """
-        mu = [np.empty((0, self.n_latent), dtype=np.float32)]
-        var = mu.copy()
-        with torch.inference_mode():
-            for batch in self._batches(cells):
+        mu, var = np.full((2, cells.n_obs, self.n_latent), np.nan, dtype=np.float32)
+        # as many threads as are free: two that share one core take ten times as long as one
+        with torch.inference_mode(), threads_for(None):
+            for batch in self._batches(cells, size=_COUNTS_BLOCK if self.modality_ == "counts" else _BLOCK):
                 posterior = self._module.network.encode(batch.x, batch.covariates)
-                mu.append(posterior.mu.cpu().numpy())
-                var.append(posterior.log_var.exp().cpu().numpy())
-        if not self.objective.fits_posterior:
-            var = [np.full_like(each, np.nan) for each in var]
-        return Latent(np.concatenate(mu), np.concatenate(var))
+                mu[batch.index] = posterior.mu.cpu().numpy()
+                if self.objective.fits_posterior:
+                    var[batch.index] = posterior.log_var.exp().cpu().numpy()
+        return Latent(mu, var)
 
     def decode(
         self,
@@ -499,8 +499,10 @@ class VAE:
             torch.manual_seed(seed)
             return VAEModule(self.schema_, name, number, self.n_latent, width)
 
-    def _batches(self, cells: AnnData, rows: np.ndarray | None = None) -> Iterator[Batch]:
+    def _batches(self, cells: AnnData, rows: np.ndarray | None = None, size: int = _BLOCK) -> Iterator[Batch]:
         self._module.eval()
         source = self.schema_.source(cells)
-        for batch in in_order(source, np.arange(len(source)) if rows is None else rows, _BLOCK):
+        rows = np.arange(len(source)) if rows is None else rows
+        batches = in_order(source, rows, size)
+        for batch in read_ahead(batches) if source.on_disk else batches:
             yield batch.to(self._device)
