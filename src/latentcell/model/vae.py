@@ -258,7 +258,7 @@ class VAE:
         mu, var = np.full((2, cells.n_obs, self.n_latent), np.nan, dtype=np.float32)
         # as many threads as are free: two that share one core take ten times as long as one
         with torch.inference_mode(), threads_for(None):
-            for batch in self._batches(cells, size=_COUNTS_BLOCK if self.modality_ == "counts" else _BLOCK):
+            for batch in self._batches(cells, size=_COUNTS_BLOCK if self.schema_.modality == "counts" else None):
                 posterior = self._module.network.encode(batch.x, batch.covariates)
                 mu[batch.index] = posterior.mu.cpu().numpy()
                 if self.objective.fits_posterior:
@@ -499,10 +499,10 @@ class VAE:
             torch.manual_seed(seed)
             return VAEModule(self.schema_, name, number, self.n_latent, width)
 
-    def _batches(self, cells: AnnData, rows: np.ndarray | None = None, size: int = _BLOCK) -> Iterator[Batch]:
+    def _batches(self, cells: AnnData, rows: np.ndarray | None = None, size: int | None = None) -> Iterator[Batch]:
         self._module.eval()
         source = self.schema_.source(cells)
         rows = np.arange(len(source)) if rows is None else rows
-        batches = in_order(source, rows, size)
+        batches = in_order(source, rows, size or _BLOCK)
         for batch in read_ahead(batches) if source.on_disk else batches:
             yield batch.to(self._device)
