@@ -198,15 +198,19 @@ class Source:
         if self.counts:
             return self._assembled(self._sparse(rows), None, rows)
         values, masks = self.raw(rows)
-        values = (values - self.location) / self.scale
+        # torch does on all cores what NumPy does on one
+        x = torch.from_numpy(np.ascontiguousarray(values)) - torch.as_tensor(self.location)
+        x.div_(torch.as_tensor(self.scale))
         if self.clip:
-            values = values.clip(0, 1)
+            x.clamp_(0, 1)
         region = None if masks is None else _with_margin(masks)
         if region is not None:
             # what lies outside, such as neighbours, is not this cell's measurement
-            values = values * region.numpy()
-        self._refuse_broken(rows, ~np.isfinite(values).reshape(len(values), -1).all(1))
-        return self._assembled(torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)), region, rows)
+            x.mul_(region)
+        # a sum is finite where all values are, and is found sooner than whether each is
+        if not math.isfinite(float(x.sum())):
+            self._refuse_broken(rows, ~x.isfinite().flatten(1).all(1).numpy())
+        return self._assembled(x, region, rows)
 
     def _assembled(self, x: Tensor | Counts, region: Tensor | None, rows: np.ndarray) -> Batch:
         size, covariates, position = (
@@ -220,7 +224,7 @@ class Source:
             x = take_counts(self.array, rows)
         else:
             x = Counts.of(self.rows(rows) if is_sparse(self.array) else self.stored(rows))
-        # a sum is finite where all values are, and costs a tenth of looking at each
+        # as above
         if not math.isfinite(float(x.values.sum())) and not bool(x.values.isfinite().all()):
             self._refuse_broken(rows, ~x.dense().isfinite().all(1).numpy())
         return x
