@@ -35,8 +35,9 @@ def prepared(name: str, folder: Path) -> Path:
     else:
         cells = ad.read_h5ad(data_dir() / "rna" / f"{REAL[name]}.h5ad")
         cells = ad.AnnData(cells.X.astype(np.float32), obs=pd.DataFrame(index=cells.obs_names), var=cells.var[[]])
-        cells.obs["batch"] = "0"
-        held_out = np.random.default_rng(0).random(cells.n_obs) < 0.1
+        rng = np.random.default_rng(0)
+        cells.obs["batch"] = rng.integers(0, 2, cells.n_obs).astype(str)
+        held_out = rng.random(cells.n_obs) < 0.1
     cells.obs["held_out"] = held_out
     path = folder / f"{name}.h5ad"
     cells.write_h5ad(path)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
+import torch
 from anndata import AnnData
 from tiny import MAKERS, fit
 
 import latentcell as lc
+from latentcell import kernels
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +31,29 @@ def counts(fitted: dict) -> tuple[lc.VAE, AnnData]:
     """Model of counts and a copy of its cells."""
     model, cells = fitted["counts"]
     return model, cells.copy()
+
+
+@pytest.fixture
+def off(monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """Calls a function on the plain path."""
+
+    def call(function: Callable, *args, **options):
+        with monkeypatch.context() as patch:
+            patch.setenv("LATENTCELL_KERNELS", "off")
+            return function(*args, **options)
+
+    return call
+
+
+@pytest.fixture
+def with_threads() -> Iterator[Callable]:
+    """Calls a function with a number of threads."""
+    before = torch.get_num_threads()
+
+    def call(n: int, function: Callable, *args, **options):
+        torch.set_num_threads(n)
+        return function(*args, **options)
+
+    yield call
+    torch.set_num_threads(before)
+    kernels.share_threads()

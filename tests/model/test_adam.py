@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from latentcell import kernels
 from latentcell.model import counted
 from latentcell.model.adam import Adam
 from latentcell.model.files import read_tensors, write_tensors
@@ -23,20 +22,6 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     """Compiled loops and plain torch in turn."""
     monkeypatch.setenv("LATENTCELL_KERNELS", "auto" if request.param == "compiled" else "off")
     return request.param
-
-
-@pytest.fixture
-def with_threads() -> Iterator[Callable]:
-    """Calls a function with a number of threads."""
-    before = torch.get_num_threads()
-
-    def call(n: int, function: Callable, *args, **options):
-        torch.set_num_threads(n)
-        return function(*args, **options)
-
-    yield call
-    torch.set_num_threads(before)
-    kernels.share_threads()
 
 
 def channels_last(*shape: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -29,32 +29,6 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 @pytest.fixture(autouse=True)
 def _kernels_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LATENTCELL_KERNELS", raising=False)
-
-
-@pytest.fixture
-def off(monkeypatch: pytest.MonkeyPatch) -> Callable:
-    """Calls a function on the plain path."""
-
-    def call(function: Callable, *args, **options):
-        with monkeypatch.context() as patch:
-            patch.setenv("LATENTCELL_KERNELS", "off")
-            return function(*args, **options)
-
-    return call
-
-
-@pytest.fixture
-def with_threads() -> Iterator[Callable]:
-    """Calls a function with a number of threads."""
-    before = torch.get_num_threads()
-
-    def call(n: int, function: Callable, *args, **options):
-        torch.set_num_threads(n)
-        return function(*args, **options)
-
-    yield call
-    torch.set_num_threads(before)
-    kernels.share_threads()
 
 
 @dataclass(frozen=True)

@@ -24,18 +24,6 @@ def _kernels_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LATENTCELL_KERNELS", raising=False)
 
 
-@pytest.fixture
-def off(monkeypatch: pytest.MonkeyPatch) -> Callable:
-    """Calls a function on the plain path."""
-
-    def call(function: Callable, *args, **options):
-        with monkeypatch.context() as patch:
-            patch.setenv("LATENTCELL_KERNELS", "off")
-            return function(*args, **options)
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def cells() -> AnnData:
     """Counts with unequal library sizes; tests must not change them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,39 +12,12 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor, nn
 
-from latentcell import kernels
 from latentcell.model.layers import Layers, NormSiLU
 
 
 @pytest.fixture(autouse=True)
 def _kernels_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LATENTCELL_KERNELS", raising=False)
-
-
-@pytest.fixture
-def off(monkeypatch: pytest.MonkeyPatch) -> Callable:
-    """Calls a function on the plain path."""
-
-    def call(function: Callable, *args, **options):
-        with monkeypatch.context() as patch:
-            patch.setenv("LATENTCELL_KERNELS", "off")
-            return function(*args, **options)
-
-    return call
-
-
-@pytest.fixture
-def with_threads() -> Iterator[Callable]:
-    """Calls a function with a number of threads."""
-    before = torch.get_num_threads()
-
-    def call(n: int, function: Callable, *args, **options):
-        torch.set_num_threads(n)
-        return function(*args, **options)
-
-    yield call
-    torch.set_num_threads(before)
-    kernels.share_threads()
 
 
 def normed(width: int, dropout: float = 0.0) -> NormSiLU:

@@ -15,9 +15,14 @@ from importlib.util import find_spec
 import torch
 
 
-def in_use(device: torch.device) -> bool:
-    """Whether compiled loops serve tensors on `device`."""
-    return device.type == "cpu" and os.environ.get("LATENTCELL_KERNELS", "auto") != "off" and _ready()
+def in_use(device: torch.device, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether compiled loops serve tensors of a dtype on `device`."""
+    return (
+        device.type == "cpu"
+        and dtype == torch.float32
+        and os.environ.get("LATENTCELL_KERNELS", "auto") != "off"
+        and _ready()
+    )
 
 
 def share_threads() -> None:

@@ -46,7 +46,7 @@ class Adam:
             each.data, each.grad = values.view(each.shape), place
         self.groups = [together, *(_in_memory_order(each.detach()) for each in self.large)]
         self.moments = [(torch.zeros_like(each), torch.zeros_like(each)) for each in self.groups]
-        self.compiled = kernels.in_use(together.device)
+        self.compiled = kernels.in_use(together.device, together.dtype)
 
     def clear(self) -> None:
         """Forget all gradients."""

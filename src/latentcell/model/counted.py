@@ -28,7 +28,7 @@ def lay_out(layer: nn.Linear) -> None:
 
 def log1p_linear(x: Counts, layer: nn.Linear) -> Tensor:
     """``layer(log(1 + x))``, ``(n, h)``."""
-    if kernels.in_use(layer.weight.device):
+    if kernels.in_use(layer.weight.device, layer.weight.dtype):
         return _Log1pLinear.apply(layer.weight, layer.bias, x)
     return layer(torch.log1p(x.dense()))
 
@@ -38,7 +38,7 @@ def encode(x: Counts, first: nn.Linear, layers: Sequence[nn.Module]) -> Tensor |
 
     `layers` are `NormSiLU` and linear ones by turns.
     """
-    if torch.is_grad_enabled() or not kernels.in_use(first.weight.device):
+    if torch.is_grad_enabled() or not kernels.in_use(first.weight.device, first.weight.dtype):
         return None
     from latentcell.kernels import encoder
 
@@ -61,7 +61,7 @@ def encode(x: Counts, first: nn.Linear, layers: Sequence[nn.Module]) -> Tensor |
 def log_prob(likelihood: lk.Likelihood, x: Counts, hidden: Tensor, layer: nn.Linear, size: Tensor | None) -> Tensor:
     """Log likelihood of each cell in nats, ``(n,)``, whose parameters are ``layer(hidden)``."""
     kind = _KERNELS.get(type(likelihood))
-    if kind is None or size is None or not kernels.in_use(hidden.device):
+    if kind is None or size is None or not kernels.in_use(hidden.device, hidden.dtype):
         return likelihood.log_prob(x.dense(), layer(hidden), size)
     log_theta = likelihood.log_theta.clamp(*lk.LOG_THETA) if isinstance(likelihood, lk.Dispersed) else None
     return _LogProb.apply(hidden, layer.weight, layer.bias, log_theta, x, size.clamp(min=_EPS), kind)

@@ -64,7 +64,7 @@ class Layers(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs ``(n, k)`` from ``(n, m)``."""
-        if kernels.in_use(x.device) and x.dtype == torch.float32:
+        if kernels.in_use(x.device, x.dtype):
             return _Layers.apply(x, tuple(self), *self._ordered)
         return super().forward(x)
 
