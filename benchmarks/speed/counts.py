@@ -8,9 +8,7 @@ Each round runs the peer and latentcell one after the other as processes of thei
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy as np
 import pandas as pd
 from benchmarks.common import data_dir, write
 from benchmarks.speed.data import simulated
+from benchmarks.speed.processes import run
 
 SETS = {"2k": (2000, 0.9), "10k": (10000, 0.95)}
 REAL = {"kang": "kang2018_ctrl12k", "worm": "worm_neuron"}
@@ -45,14 +44,6 @@ def prepared(name: str, folder: Path) -> Path:
     return path
 
 
-def run(python: str, who: str, path: Path, likelihood: str, epochs: int) -> dict[str, float]:
-    command = [python, "-m", "benchmarks.speed.fits", who, str(path), likelihood, str(epochs)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sets", nargs="*", default=[*SETS, *REAL])
@@ -65,8 +56,8 @@ def main() -> None:
             path = prepared(name, Path(folder))
             for likelihood in ("nb", "zinb"):
                 for round_ in range(options.rounds):
-                    peer = run(os.environ["PEERS"], "scvi", path, likelihood, options.epochs)
-                    own = run(sys.executable, "latentcell", path, likelihood, options.epochs)
+                    peer = run(os.environ["PEERS"], "benchmarks.speed.fits", "scvi", path, likelihood, options.epochs)
+                    own = run(sys.executable, "benchmarks.speed.fits", "latentcell", path, likelihood, options.epochs)
                     row = {"cells": name, "likelihood": likelihood, "round": round_, "epochs": options.epochs}
                     row |= {f"scvi_{key}": value for key, value in peer.items()}
                     row |= {f"own_{key}": value for key, value in own.items()}

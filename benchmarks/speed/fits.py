@@ -14,14 +14,10 @@ import warnings
 
 import anndata as ad
 import numpy as np
+from benchmarks.speed.processes import peak_kb
 from scipy.special import expit, gammaln
 
 HIDDEN, LATENT, BATCH, DRAWS = 128, 10, 128, 5
-
-
-def peak_kb() -> int:
-    """Largest resident memory of this process so far (that of `getrusage` includes its parent's)."""
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 
 
 def log_p(x: np.ndarray, mu: np.ndarray, theta: np.ndarray, logit: np.ndarray | None) -> np.ndarray:

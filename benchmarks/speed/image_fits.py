@@ -15,14 +15,10 @@ import warnings
 
 import numpy as np
 import torch
+from benchmarks.speed.processes import peak_kb
 from torch import Tensor
 
 LATENT, BATCH, HELD_OUT = 16, 128, 0.1
-
-
-def peak_kb() -> int:
-    """Largest resident memory of this process so far (that of `getrusage` includes its parent's)."""
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 
 
 def r2(x: np.ndarray, y: np.ndarray) -> float:

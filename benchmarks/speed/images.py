@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -16,19 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from benchmarks.common import write
+from benchmarks.speed.processes import run
 
 import latentcell as lc
 
 N_CELLS, SIZE = 5000, 64
-
-
-def run(python: str, who: str, path: Path, epochs: int) -> dict[str, float]:
-    command = [python, "-m", "benchmarks.speed.image_fits", who, str(path), str(epochs)]
-    environment = os.environ | {"PYTHONPATH": "src"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -43,9 +33,9 @@ def main() -> None:
         np.save(path, (crops / crops.max() * 255).astype(np.uint8) if crops.dtype != np.uint8 else crops)
         for round_ in range(options.rounds):
             found = {
-                "pythae": run(os.environ["PEERS"], "pythae", path, options.epochs),
-                "loop": run(sys.executable, "loop", path, options.epochs),
-                "latentcell": run(sys.executable, "latentcell", path, options.epochs),
+                "pythae": run(os.environ["PEERS"], "benchmarks.speed.image_fits", "pythae", path, options.epochs),
+                "loop": run(sys.executable, "benchmarks.speed.image_fits", "loop", path, options.epochs),
+                "latentcell": run(sys.executable, "benchmarks.speed.image_fits", "latentcell", path, options.epochs),
             }
             own = found["latentcell"]["seconds"]
             for who, result in found.items():

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ import pandas as pd
 import scipy.sparse as sp
 from benchmarks.common import write
 from benchmarks.speed.data import simulated
-from benchmarks.speed.fits import peak_kb
+from benchmarks.speed.processes import peak_kb, run
 
 GENES, UNIQUE = 2000, 20_000
 
@@ -54,9 +53,7 @@ def main(numbers: list[int]) -> None:
             obs = pd.DataFrame(index=np.arange(n).astype(str))
             ad.AnnData(repeated, obs=obs, var=cells.var).write_zarr(store)
             del repeated
-            command = [sys.executable, "-m", "benchmarks.speed.stream", "one", str(store), str(model)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
+            rows.append(run(sys.executable, "benchmarks.speed.stream", "one", store, model))
             print(rows[-1], flush=True)
     write(pd.DataFrame(rows), "speed/stream")
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from latentcell.cells.counts import Counts, sparse_rows, take_counts
-from latentcell.cells.images import is_sparse, on_disk, take_rows
+from latentcell.cells.images import on_disk, take_rows
 from latentcell.errors import InputError, listed
 
 # consecutive rows read together from a store on disk, and how many such blocks are mixed in memory
@@ -63,6 +63,11 @@ class Batch:
     def dense(self) -> Tensor:
         """`x` as an array, ``(n, ...)``."""
         return self.x.dense() if isinstance(self.x, Counts) else self.x
+
+    @property
+    def n_measured(self) -> int:
+        """Measured values of one cell."""
+        return math.prod(self.x.shape[1:])
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
@@ -135,16 +140,15 @@ class Source:
         return on_disk(self.array)
 
     def rows(self, rows: np.ndarray) -> Any:
-        """Measurements of `rows` as stored, sparse ones in the model's order."""
+        """Measurements of `rows` as stored, in the model's order."""
         values = take_rows(self.array, rows)
-        return values if self.columns is None or not sp.issparse(values) else values[:, self.columns]
+        return values if self.columns is None else values[:, self.columns]
 
     def stored(self, rows: np.ndarray) -> np.ndarray:
         """Measurements of `rows` in stored units and the model's order, float32."""
         values = self.rows(rows)
-        if sp.issparse(values):
-            return np.asarray(values.toarray(), dtype=np.float32)
-        return (values if self.columns is None else values[:, self.columns]).astype(np.float32, copy=False)
+        dense = values.toarray() if sp.issparse(values) else values
+        return dense.astype(np.float32, copy=False)
 
     def raw(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """`stored` measurements and cell masks after `prepare`."""
@@ -196,7 +200,8 @@ class Source:
             If a cell holds a value that is not finite.
         """
         if self.counts:
-            return self._assembled(self._sparse(rows), None, rows)
+            sparse = take_counts(self.array, rows) if sp.issparse(self.array) else Counts.of(self.rows(rows))
+            return self._assembled(sparse, None, rows)
         values, masks = self.raw(rows)
         # torch does on all cores what NumPy does on one
         x = torch.from_numpy(np.ascontiguousarray(values)) - torch.as_tensor(self.location)
@@ -207,9 +212,6 @@ class Source:
         if region is not None:
             # what lies outside, such as neighbours, is not this cell's measurement
             x.mul_(region)
-        # a sum is finite where all values are, and is found sooner than whether each is
-        if not math.isfinite(float(x.sum())):
-            self._refuse_broken(rows, ~x.isfinite().flatten(1).all(1).numpy())
         return self._assembled(x, region, rows)
 
     def _assembled(self, x: Tensor | Counts, region: Tensor | None, rows: np.ndarray) -> Batch:
@@ -217,24 +219,16 @@ class Source:
             None if each is None else torch.from_numpy(each[rows])
             for each in (self.size, self.covariates, self.position)
         )
-        return Batch(x, size, covariates, region, rows, position=position)
-
-    def _sparse(self, rows: np.ndarray) -> Counts:
-        if sp.issparse(self.array):
-            x = take_counts(self.array, rows)
-        else:
-            x = Counts.of(self.rows(rows) if is_sparse(self.array) else self.stored(rows))
-        # as above
-        if not math.isfinite(float(x.values.sum())) and not bool(x.values.isfinite().all()):
-            self._refuse_broken(rows, ~x.dense().isfinite().all(1).numpy())
-        return x
-
-    def _refuse_broken(self, rows: np.ndarray, broken: np.ndarray) -> None:
-        if broken.any():
-            raise InputError(
-                f"{int(broken.sum())} cells hold missing or infinite values ({listed(self.names[rows[broken]])}): they "
-                "have no place in a latent space. Leave them out, or leave out the variables that are missing."
-            )
+        batch = Batch(x, size, covariates, region, rows, position=position)
+        # a sum is finite where all values are, and is found sooner than whether each is
+        if not math.isfinite(float((x.values if isinstance(x, Counts) else x).sum())):
+            broken = ~batch.dense.isfinite().flatten(1).all(1).numpy()
+            if broken.any():
+                raise InputError(
+                    f"{int(broken.sum())} cells hold missing or infinite values ({listed(self.names[rows[broken]])}): "
+                    "they have no place in a latent space. Leave them out, or leave out the variables that are missing."
+                )
+        return batch
 
 
 def _with_margin(masks: np.ndarray) -> Tensor:

@@ -13,28 +13,42 @@ _EPS = _F(1e-5)
 BLOCKS = 16
 
 
+@compiled
+def normalise(x, out):
+    """Fill `out` with `x` at mean 0 and SD 1; return 1 / SD."""
+    width = x.size
+    mean = _F(0)
+    for k in range(width):
+        mean += x[k]
+    mean /= width
+    variance = _F(0)
+    for k in range(width):
+        variance += (x[k] - mean) * (x[k] - mean)
+    inverse_sd = _F(1) / np.sqrt(variance / width + _EPS)
+    for k in range(width):
+        out[k] = (x[k] - mean) * inverse_sd
+    return inverse_sd
+
+
+@compiled
+def silu(x, scale, shift, out):
+    """``out = y / (1 + exp(-y))`` with ``y = x * scale + shift``."""
+    for k in range(x.size):
+        y = x[k] * scale[k] + shift[k]
+        out[k] = y / (_F(1) + exp(-y))
+
+
 @on_threads
 def forward(x, weight, bias, bits, dropout, normed, inverse_sd, out):
     """``out = dropout(silu(layer_norm(x)))``; keeps the normalised rows and 1 / SD for `backward`.
 
     `dropout` are the lowest of `bits` that keep a unit and the factor of those kept; without bits nothing is dropped.
     """
-    n, width = x.shape
+    n = len(x)
     for block in prange(BLOCKS):
         for i in range(block * n // BLOCKS, (block + 1) * n // BLOCKS):
-            mean = _F(0)
-            for k in range(width):
-                mean += x[i, k]
-            mean /= width
-            variance = _F(0)
-            for k in range(width):
-                variance += (x[i, k] - mean) * (x[i, k] - mean)
-            inverse_sd[i] = _F(1) / np.sqrt(variance / width + _EPS)
-            for k in range(width):
-                normed[i, k] = (x[i, k] - mean) * inverse_sd[i]
-            for k in range(width):
-                y = normed[i, k] * weight[k] + bias[k]
-                out[i, k] = y / (_F(1) + exp(-y))
+            inverse_sd[i] = normalise(x[i], normed[i])
+            silu(normed[i], weight, bias, out[i])
             if bits.size:
                 _drop(out[i], bits[i], dropout)
 

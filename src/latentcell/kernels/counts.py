@@ -245,7 +245,6 @@ def _zero_inflated(outputs, bias, cell, genes, rising, scratch, weight, d_log_th
     log_p = _softmax_terms(scores, bias, cell, mu)
     _ratios(mu, genes[1], ratio, log_ratio)
     zeros, total = _F(0), _F(0)
-    # log(e^logit + e^a) - log(1 + e^logit), with e^a the probability of 0 under the negative binomial
     # chunks that stay in the nearest cache
     for low in range(0, theta.size, _CHUNK):
         part = slice(low, min(low + _CHUNK, theta.size))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from latentcell.kernels.float32 import compiled, exp, on_threads
+from latentcell.kernels.activation import normalise, silu
+from latentcell.kernels.float32 import compiled, on_threads
 from latentcell.kernels.sparse import log1p_of
 
-_F = np.float32
-_EPS = _F(1e-5)
 # cells that one thread takes at a time
 _CELLS = 32
 
@@ -46,7 +45,8 @@ def encode(x, first, bias, layers, widths, out):
             at = 0
             for layer in range(widths.size - 1):
                 n_in, n_out = widths[layer], widths[layer + 1]
-                _activate(a[:n_in], layers[at : at + n_in], layers[at + n_in : at + 2 * n_in])
+                normalise(a[:n_in], b[:n_in])
+                silu(b[:n_in], layers[at : at + n_in], layers[at + n_in : at + 2 * n_in], a[:n_in])
                 at += 2 * n_in
                 weights = layers[at : at + n_in * n_out].reshape(n_in, n_out)
                 at += n_in * n_out
@@ -71,22 +71,6 @@ def _add_sparse(columns, values, weights, total):
         c = np.uint32(columns[j])
         for k in range(total.size):
             total[k] += values[j] * weights[c, k]
-
-
-@compiled
-def _activate(x, scale, shift):
-    width = x.size
-    mean = _F(0)
-    for k in range(width):
-        mean += x[k]
-    mean /= width
-    variance = _F(0)
-    for k in range(width):
-        variance += (x[k] - mean) * (x[k] - mean)
-    inverse_sd = _F(1) / np.sqrt(variance / width + _EPS)
-    for k in range(width):
-        y = (x[k] - mean) * inverse_sd * scale[k] + shift[k]
-        x[k] = y / (_F(1) + exp(-y))
 
 
 @compiled

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numba import prange
 
@@ -15,10 +13,12 @@ _CHUNK = 16384
 
 
 @on_threads
-def squares(gradient, sums):
-    """Sum of squares of each chunk of 16,384 values, into `sums`."""
+def sum_of_squares(gradient):
+    """Sum of squares, in chunks whose sums are added in double precision."""
+    sums = np.empty((gradient.size + _CHUNK - 1) // _CHUNK, dtype=np.float64)
     for chunk in prange(sums.size):
         sums[chunk] = _squares(gradient[chunk * _CHUNK : (chunk + 1) * _CHUNK])
+    return sums.sum()
 
 
 @compiled
@@ -47,8 +47,3 @@ def _adam(weights, gradient, first, second, rates):
         first[i] = m
         second[i] = v
         weights[i] -= step * m / (np.sqrt(v) * correction + eps)
-
-
-def n_chunks(size: int) -> int:
-    """Length of `squares`' second argument."""
-    return math.ceil(size / _CHUNK)

@@ -62,12 +62,7 @@ class Adam:
         from latentcell.kernels import optimiser
 
         kernels.share_threads()
-        total = 0.0
-        for each in gradients:
-            sums = np.empty(optimiser.n_chunks(each.numel()), dtype=np.float32)
-            optimiser.squares(each.numpy(), sums)
-            total += float(sums.sum(dtype=np.float64))
-        return math.sqrt(total)
+        return math.sqrt(sum(optimiser.sum_of_squares(each.numpy()) for each in gradients))
 
     @torch.no_grad()
     def step(self, rate: float, scale: float = 1.0) -> None:

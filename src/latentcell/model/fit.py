@@ -178,7 +178,7 @@ def fit_report(
         "n_train": len(split.train),
         "n_held_out": len(split.held_out),
         "n_excluded": len(source) - len(split.used),
-        "n_measured": int(np.prod(held_out[0].x.shape[1:])),
+        "n_measured": held_out[0].n_measured,
         "held_out_elbo": terms["val_elbo"],
         "held_out_log_px": terms["val_log_px"],
         "held_out_kl": terms["val_kl"],

@@ -275,7 +275,7 @@ def _one_epoch(
         log_px, posterior, z = module(batch.to(device), noise)
         terms = objective(log_px, posterior, z, data.n_train, _scheduled(progress, share[0] / share[1]))
         optimiser.clear()
-        (terms.loss / math.prod(batch.x.shape[1:])).backward()
+        (terms.loss / batch.n_measured).backward()
         norm = optimiser.gradient_norm()
         _refuse_divergence(terms.loss, norm, log_px, batch, progress)
         optimiser.step(rate, min(1.0, settings.clip / (norm + 1e-6)))
@@ -322,7 +322,7 @@ def _refuse_divergence(loss: Tensor, norm: float, log_px: Tensor, batch: Batch, 
     value = float(loss.detach())
     if progress.first_loss is None:
         progress.first_loss = value
-    limit = _EXPLODED * max(abs(progress.first_loss), float(math.prod(batch.x.shape[1:])))
+    limit = _EXPLODED * max(abs(progress.first_loss), float(batch.n_measured))
     if math.isfinite(value) and math.isfinite(norm) and value < limit:
         return
     # one broken cell spoils the shared noise level, and with it the likelihood of all: look at the cells first
