@@ -20,8 +20,8 @@ def _kernels_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LATENTCELL_KERNELS", raising=False)
 
 
-def normed(width: int, dropout: float = 0.0) -> NormSiLU:
-    layer = NormSiLU(width, dropout)
+def normed(width: int) -> NormSiLU:
+    layer = NormSiLU(width)
     with torch.no_grad():
         layer.weight.normal_(1, 0.5)
         layer.bias.normal_(0, 0.5)
@@ -29,14 +29,14 @@ def normed(width: int, dropout: float = 0.0) -> NormSiLU:
 
 
 ARRANGEMENTS: dict[str, Callable[[float], Layers]] = {
-    "activation": lambda p: Layers(normed(9, p)),
-    "linear": lambda p: Layers(nn.Linear(9, 4)),
-    "encoder": lambda p: Layers(normed(9, p), nn.Linear(9, 7), normed(7, p), nn.Linear(7, 6)),
-    "decoder": lambda p: Layers(nn.Linear(9, 8), normed(8, p), nn.Linear(8, 11), normed(11, p)),
-    "two_activations": lambda p: Layers(normed(9, p), normed(9, p)),
-    "two_linear": lambda p: Layers(nn.Linear(9, 5), nn.Linear(5, 3)),
-    "wide": lambda p: Layers(nn.Linear(9, 130), normed(130, p)),
-    "narrow": lambda p: Layers(nn.Linear(9, 3), normed(3, p), nn.Linear(3, 1)),
+    "activation": lambda p: Layers(normed(9), dropout=p),
+    "linear": lambda p: Layers(nn.Linear(9, 4), dropout=p),
+    "encoder": lambda p: Layers(normed(9), nn.Linear(9, 7), normed(7), nn.Linear(7, 6), dropout=p),
+    "decoder": lambda p: Layers(nn.Linear(9, 8), normed(8), nn.Linear(8, 11), normed(11), dropout=p),
+    "two_activations": lambda p: Layers(normed(9), normed(9), dropout=p),
+    "two_linear": lambda p: Layers(nn.Linear(9, 5), nn.Linear(5, 3), dropout=p),
+    "wide": lambda p: Layers(nn.Linear(9, 130), normed(130), dropout=p),
+    "narrow": lambda p: Layers(nn.Linear(9, 3), normed(3), nn.Linear(3, 1), dropout=p),
 }
 
 each_arrangement = pytest.mark.parametrize("name", ARRANGEMENTS)
@@ -128,10 +128,10 @@ def test_both_paths_drop_the_same_units_of_any_number(n: int, width: int, off: C
     def dropped() -> tuple[Tensor, Tensor]:
         torch.manual_seed(5)
         # the bias keeps the activation of a unit that is not dropped away from zero
-        layer = NormSiLU(width, 0.4)
+        layer = NormSiLU(width)
         with torch.no_grad():
             layer.bias.fill_(10.0)
-        out = Layers(layer).train()(inputs(n, width))
+        out = Layers(layer, dropout=0.4).train()(inputs(n, width))
         return out.detach() == 0, torch.rand(4)
 
     (compiled, next_drawn), (plain, next_drawn_plain) = dropped(), off(dropped)
@@ -167,10 +167,10 @@ def test_gradients_match_finite_differences() -> None:
 @pytest.mark.parametrize("path", ["compiled", "plain"])
 def test_the_share_of_dropped_units_is_the_one_asked_for(share: float, path: str, off: Callable) -> None:
     torch.manual_seed(0)
-    layer = NormSiLU(97, share)
+    layer = NormSiLU(97)
     with torch.no_grad():
         layer.bias.fill_(10.0)
-    layers, x = Layers(layer).train(), inputs(600, 97)
+    layers, x = Layers(layer, dropout=share).train(), inputs(600, 97)
     out = layers(x) if path == "compiled" else off(layers, x)
     dropped = out == 0
     low, high = stats.binom.interval(1 - 1e-9, dropped.numel(), share)
@@ -184,7 +184,7 @@ def test_the_share_of_dropped_units_is_the_one_asked_for(share: float, path: str
 @pytest.mark.parametrize("share", [0.2, 0.7])
 def test_dropout_scales_what_it_keeps_so_that_the_expectation_stays(share: float) -> None:
     torch.manual_seed(0)
-    layers, x = Layers(normed(8, share)), inputs(1, 8)
+    layers, x = Layers(normed(8), dropout=share), inputs(1, 8)
     expected = layers.eval()(x).detach()
     drawn = layers.train()(x.expand(20_000, 8)).detach()
     kept = drawn != 0
@@ -210,7 +210,7 @@ def test_nothing_is_dropped_in_evaluation_and_no_random_number_drawn(path: str, 
 
 def test_dropped_units_pass_no_gradient_on() -> None:
     torch.manual_seed(0)
-    layers = Layers(NormSiLU(50, 0.5)).train()
+    layers = Layers(NormSiLU(50), dropout=0.5).train()
     x = inputs(1, 50).requires_grad_()
     out = layers(x)
     out.sum().backward()

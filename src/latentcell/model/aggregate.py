@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _LOG_2PI = math.log(2 * math.pi)
-# rows of the pairwise density held at once, in values: 2,000 cells in 16 dimensions are 64 million
-_BLOCK_VALUES = 16_000_000
+# values of the pairwise density held at once
+_BLOCK_VALUES = 1_000_000
 # squared widths of the kernel, in units of the prior's mean squared distance 2 d: near, middle and far structure
 _KERNEL_WIDTHS = (0.125, 0.5, 2.0)
 

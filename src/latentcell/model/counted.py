@@ -6,7 +6,6 @@ as plain torch operators with the same results.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,31 +30,6 @@ def log1p_linear(x: Counts, layer: nn.Linear) -> Tensor:
     if kernels.in_use(layer.weight.device, layer.weight.dtype):
         return _Log1pLinear.apply(layer.weight, layer.bias, x)
     return layer(torch.log1p(x.dense()))
-
-
-def encode(x: Counts, first: nn.Linear, layers: Sequence[nn.Module]) -> Tensor | None:
-    """``layers(first(log(1 + x)))``, ``(n, k)``, without a gradient; None where no compiled loop can give it.
-
-    `layers` are `NormSiLU` and linear ones by turns.
-    """
-    if torch.is_grad_enabled() or not kernels.in_use(first.weight.device, first.weight.dtype):
-        return None
-    from latentcell.kernels import encoder
-
-    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
-    flat = [
-        part.detach().t().reshape(-1) if part.dim() == 2 else part.detach()
-        for layer in layers
-        for part in (layer.weight, layer.bias)
-        if isinstance(part, Tensor)
-    ]
-    widths = np.array([layer.in_features for layer in linear] + [linear[-1].out_features])
-    out = torch.empty(len(x), int(widths[-1]))
-    kernels.share_threads()
-    encoder.encode(
-        _arrays(x), _array(first.weight.t()), _array(first.bias), torch.cat(flat).numpy(), widths, out.numpy()
-    )
-    return out
 
 
 def log_prob(likelihood: lk.Likelihood, x: Counts, hidden: Tensor, layer: nn.Linear, size: Tensor | None) -> Tensor:

@@ -27,6 +27,8 @@ _LOG_2PI = math.log(2 * math.pi)
 _EPS = 1e-8
 # bounds of the log dispersion: beyond, a gene is Poisson or almost always 0
 LOG_THETA = (-10.0, 10.0)
+# logit of an extra zero before training: most zeros are those of a low mean, and a half of extra ones is slow to unlearn
+_FEW_EXTRA_ZEROS = -3.0
 
 
 class Likelihood(nn.Module, ABC):
@@ -321,10 +323,19 @@ class PoissonGaussian(_TrackedVariance):
         return _per_channel(self.gain, params) * (y.square() / 4 - 3 / 8)
 
 
-class Dispersed(Likelihood):
-    """Counts with a dispersion theta per gene: mean mu = size * softmax(params), variance mu + mu^2 / theta."""
+class CountLikelihood(Likelihood):
+    """Counts with the mean size * softmax(params)."""
 
     support = "counts"
+
+    def at_profile(self, profile: Tensor) -> Tensor:
+        """Decoder outputs that expect the same expression ``(g,)``, with the sum 1, in every cell."""
+        scores = profile.log()
+        return scores - scores.mean()
+
+
+class Dispersed(CountLikelihood):
+    """Counts with a dispersion theta per gene: variance mu + mu^2 / theta around the mean mu."""
 
     def __init__(self, n_channels: int) -> None:
         super().__init__()
@@ -352,6 +363,10 @@ class ZeroInflatedNegativeBinomial(Dispersed):
 
     outputs_per_channel = 2
 
+    def at_profile(self, profile: Tensor) -> Tensor:
+        """Decoder outputs that expect the same expression ``(g,)`` in every cell, and few extra zeros."""
+        return torch.cat([super().at_profile(profile), torch.full_like(profile, _FEW_EXTRA_ZEROS)])
+
     def pointwise(self, x: Tensor, params: Tensor, size: Tensor | None) -> Tensor:
         """Log probability of every count."""
         scores, zero_logit = params.chunk(2, 1)
@@ -371,10 +386,8 @@ class ZeroInflatedNegativeBinomial(Dispersed):
         return counts * (_uniform_like(zero_logit, rng) < torch.sigmoid(-zero_logit))
 
 
-class Poisson(Likelihood):
+class Poisson(CountLikelihood):
     """Counts whose variance equals their mean."""
-
-    support = "counts"
 
     def __init__(self, n_channels: int) -> None:
         super().__init__()

@@ -136,6 +136,18 @@ class VAEModule(nn.Module):
                 counts=schema.modality == "counts",
             )
 
+    @torch.no_grad()
+    def start_at(self, batches: Iterable[Batch]) -> None:
+        """Let the decoder of counts expect the mean expression of some cells, so that training need not find it."""
+        if not isinstance(self.likelihood, lk.CountLikelihood) or not isinstance(self.network, MLP):
+            return
+        bias = self.network.last.bias
+        # half a count keeps genes that these cells do not express above zero
+        profile = torch.full((self.network.first.in_features,), 0.5, dtype=torch.float64)
+        for batch in batches:
+            profile += batch.dense.sum(0, dtype=torch.float64).cpu()
+        bias.copy_(self.likelihood.at_profile(profile / profile.sum()).to(bias))
+
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Posterior, Tensor]:
         """Log likelihood ``(n,)`` at one posterior draw, the posterior and the draw ``(n, d)``."""
         posterior = self.network.encode(batch.x, batch.covariates)._replace(known=self._known(batch))

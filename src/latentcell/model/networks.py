@@ -67,9 +67,9 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         self.first = nn.Linear(n_inputs, hidden[0])
-        self.encoder = Layers(*_dense(hidden, dropout), nn.Linear(hidden[-1], 2 * n_latent))
+        self.encoder = Layers(*_dense(hidden), nn.Linear(hidden[-1], 2 * n_latent), dropout=dropout)
         reverse = list(reversed(hidden))
-        self.decoder = Layers(nn.Linear(n_latent + n_covariates, reverse[0]), *_dense(reverse, 0.0))
+        self.decoder = Layers(nn.Linear(n_latent + n_covariates, reverse[0]), *_dense(reverse))
         self.last = nn.Linear(reverse[-1], n_outputs)
         if counts:
             counted.lay_out(self.first)
@@ -77,10 +77,8 @@ class MLP(nn.Module):
 
     def encode(self, x: Tensor | Counts, covariates: Tensor | None = None) -> Posterior:
         """Posterior of each cell from ``(n, n_inputs)``."""
-        if not isinstance(x, Counts):
-            return _posterior(self.encoder(self.first(x)))
-        outputs = None if self.training else counted.encode(x, self.first, tuple(self.encoder))
-        return _posterior(self.encoder(counted.log1p_linear(x, self.first)) if outputs is None else outputs)
+        hidden = counted.log1p_linear(x, self.first) if isinstance(x, Counts) else self.first(x)
+        return _posterior(self.encoder(hidden))
 
     def hidden(self, z: Tensor, covariates: Tensor | None = None) -> Tensor:
         """Last hidden layer of the decoder, ``(n, h)``."""
@@ -174,11 +172,11 @@ def _with_covariates(z: Tensor, covariates: Tensor | None) -> Tensor:
     return z if covariates is None else torch.cat([z, covariates.to(z)], 1)
 
 
-def _dense(widths: Sequence[int], dropout: float) -> list[nn.Module]:
+def _dense(widths: Sequence[int]) -> list[nn.Module]:
     """What follows a first linear layer: the activation of each layer, and the linear ones between."""
     layers: list[nn.Module] = []
     for i, width in enumerate(widths):
-        layers.append(NormSiLU(width, dropout))
+        layers.append(NormSiLU(width))
         if i + 1 < len(widths):
             layers.append(nn.Linear(width, widths[i + 1]))
     return layers
