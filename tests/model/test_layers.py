@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor, nn
 
-from latentcell.model.layers import Layers, NormSiLU
+from latentcell.model.layers import GroupNormSiLU, Layers, NormSiLU
 
 
 @pytest.fixture(autouse=True)
@@ -390,3 +391,50 @@ def test_outputs_without_gradients_are_the_same() -> None:
     for context in (torch.no_grad, torch.inference_mode):
         with context():
             np.testing.assert_array_equal(layers(x).numpy(), expected)
+
+
+IMAGES = {
+    "plane": (5, 16, 32, 32),
+    "odd": (3, 3, 7, 5),
+    "volume": (2, 24, 5, 6, 7),
+    "bottom": (4, 128, 4, 4),
+    "many_channels": (2, 300, 3, 3),
+    "one_image": (1, 8, 9, 4),
+}
+
+
+def images(name: str) -> Tensor:
+    x = torch.randn(IMAGES[name], generator=torch.Generator().manual_seed(1)) * 3 + 10
+    return x.contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.channels_last_3d)
+
+
+def grouped(name: str) -> GroupNormSiLU:
+    torch.manual_seed(0)
+    channels = IMAGES[name][1]
+    layer = GroupNormSiLU(math.gcd(8, channels), channels)
+    with torch.no_grad():
+        layer.weight.normal_(1, 0.5)
+        layer.bias.normal_(0, 0.5)
+    return layer
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_group_norm_of_images_is_that_of_float64_autograd_on_both_paths(name: str, off: Callable) -> None:
+    layer, x = grouped(name), images(name)
+    assert layer(x.requires_grad_()).grad_fn.name() == "_GroupNormSiLUBackward"
+    expected = differentiated(copy.deepcopy(layer).double(), x.detach().double())
+    check_close(differentiated(layer, x.detach()), expected)
+    check_close(off(differentiated, layer, x.detach()), expected)
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_group_norm_is_bitwise_the_same_with_any_number_of_threads(name: str, with_threads: Callable) -> None:
+    layer, x = grouped(name), images(name)
+    one, two = (with_threads(threads, differentiated, layer, x) for threads in (1, 2))
+    for a, b in zip(one, two, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_group_norm_takes_images_of_any_layout() -> None:
+    layer, x = grouped("plane"), images("plane")
+    check_close(differentiated(layer, x.contiguous()), differentiated(layer, x))

@@ -152,8 +152,10 @@ def _through_activation(gradient, layer, flat, kept, bits, dropout, sums):
         _drop(gradient, bits[layer[BITS] : layer[BITS] + width], dropout)
     for k in range(width):
         y = normed[k] * scale[k] + shift[k]
-        s = _F(1) / (_F(1) + exp(-y))
-        gradient[k] *= s * (_F(1) + y * (_F(1) - s))
+        e = exp(min(-y, _F(60)))
+        s = _F(1) / (_F(1) + e)
+        # e s is 1 - s without the digits lost that a large y brings back
+        gradient[k] *= s * (_F(1) + y * e * s)
     for k in range(width):
         d_scale[k] += gradient[k] * normed[k]
         d_shift[k] += gradient[k]

@@ -21,9 +21,15 @@ def gather(indptr, indices, data, rows, starts, columns, values):
             values[at + j] = data[first + j]
 
 
+@on_threads
+def log1p_of(starts, values, out):
+    """``out = log(1 + values)``, row by row, so that what a row gives does not depend on its neighbours."""
+    for i in prange(starts.size - 1):
+        _log1p_of(values[starts[i] : starts[i + 1]], out[starts[i] : starts[i + 1]])
+
+
 @compiled
-def log1p_of(values, out):
-    """``out = log(1 + values)``."""
+def _log1p_of(values, out):
     for j in range(values.size):
         out[j] = log1p(values[j])
 

@@ -50,7 +50,7 @@ class _Log1pLinear(torch.autograd.Function):
         logged = np.empty_like(values)
         out = torch.empty(len(x), len(bias))
         kernels.share_threads()
-        sparse.log1p_of(values, logged)
+        sparse.log1p_of(starts, values, logged)
         sparse.product(starts, columns, logged, _array(weight.t()), out.numpy())
         ctx.rows, ctx.n_genes = (starts, columns, logged), weight.shape[1]
         return out.add_(bias)

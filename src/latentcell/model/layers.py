@@ -35,6 +35,7 @@ class NormSiLU(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.width = width
         self.weight = nn.Parameter(torch.ones(width))
         self.bias = nn.Parameter(torch.zeros(width))
 
@@ -54,12 +55,12 @@ class Layers(nn.Sequential):
         Share of the units of each `NormSiLU` set to zero at random in training, the others scaled up by as much.
     """
 
-    def __init__(self, *layers: nn.Module, dropout: float = 0.0) -> None:
+    def __init__(self, *layers: NormSiLU | nn.Linear, dropout: float = 0.0) -> None:
         super().__init__(*layers)
         self.dropout = dropout
         self._ordered = tuple(self.parameters())
         self._plan = _plan(layers)
-        self._n_units = sum(len(layer.bias) for layer in layers if isinstance(layer, NormSiLU))
+        self._n_units = sum(layer.width for layer in layers if isinstance(layer, NormSiLU))
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs ``(n, k)`` from ``(n, m)``."""
@@ -85,19 +86,20 @@ class Layers(nn.Sequential):
         return words.view(torch.int16)[:n].view(len(x), self._n_units), (lowest, factor)
 
 
-def _plan(layers: Sequence[nn.Module]) -> np.ndarray:
+def _plan(layers: Sequence[NormSiLU | nn.Linear]) -> np.ndarray:
     """Kind, sizes and places of each layer, as `latentcell.kernels.layers` reads them."""
     rows, flat, kept, bits, outputs, vectors = [], 0, 0, 0, 0, 0
     for layer in layers:
-        linear = isinstance(layer, nn.Linear)
-        n_in, n_out = reversed(layer.weight.shape) if linear else (len(layer.bias),) * 2
-        rows.append((linear, n_in, n_out, flat, kept, bits, outputs, vectors))
+        if isinstance(layer, nn.Linear):
+            n_in, n_out = layer.in_features, layer.out_features
+            rows.append((1, n_in, n_out, flat, kept, bits, outputs, vectors))
+            kept, outputs, vectors = kept + n_in, outputs + n_out, vectors + n_out
+        else:
+            width = layer.width
+            rows.append((0, width, width, flat, kept, bits, outputs, vectors))
+            # the last place is that of 1 / SD
+            kept, bits, vectors = kept + width + 1, bits + width, vectors + 2 * width
         flat += sum(each.numel() for each in layer.parameters())
-        # an activation also keeps 1 / SD
-        kept += n_in + (not linear)
-        bits += 0 if linear else n_out
-        outputs += n_out if linear else 0
-        vectors += n_out if linear else 2 * n_out
     return np.array(rows, dtype=np.int64)
 
 
@@ -129,10 +131,64 @@ class _Layers(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         from latentcell.kernels import layers
 
-        flat, plan, *_ = ctx.kept
+        flat, plan, bits, dropout, kept = ctx.kept
         outputs = np.empty(len(gradient) * int((plan[:, layers.N_OUT] * plan[:, layers.LINEAR]).sum()), np.float32)
         d_x, d_flat = torch.empty(len(gradient), ctx.width), torch.empty(len(flat))
         kernels.share_threads()
-        layers.backward(gradient.contiguous().numpy(), *ctx.kept, outputs, d_x.numpy(), d_flat.numpy())
+        given = (gradient.contiguous().numpy(), flat, plan, bits, dropout, kept)
+        layers.backward(*given, outputs, d_x.numpy(), d_flat.numpy())
         parts = d_flat.split([math.prod(size) for size in ctx.sizes])
         return d_x, None, None, None, *(part.view(size) for part, size in zip(parts, ctx.sizes, strict=True))
+
+
+class GroupNormSiLU(nn.GroupNorm):
+    """Group normalisation (Wu and He 2018) and SiLU of images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activate ``(n, channels, ...)``."""
+        layout = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+        if kernels.in_use(x.device, x.dtype) and x.is_contiguous(memory_format=layout):
+            return _GroupNormSiLU.apply(x, self.weight, self.bias, self.num_groups)
+        return F.silu(super().forward(x))
+
+
+class _GroupNormSiLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, n_groups: int) -> Tensor:
+        from latentcell.kernels import groups
+
+        moments = np.empty((len(x), 2, groups.places(len(weight))), dtype=np.float32)
+        out = torch.empty_like(x)
+        kernels.share_threads()
+        groups.forward(_by_cell(x), weight.detach().numpy(), bias.detach().numpy(), n_groups, moments, _by_cell(out))
+        ctx.save_for_backward(x, weight, bias)
+        ctx.n_groups, ctx.moments = n_groups, moments
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        from latentcell.kernels import groups
+
+        x, weight, bias = ctx.saved_tensors
+        layout = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+        d_x = torch.empty_like(x)
+        sums = torch.empty(2, groups.BLOCKS, ctx.moments.shape[2])
+        kernels.share_threads()
+        groups.backward(
+            _by_cell(gradient.contiguous(memory_format=layout)),
+            _by_cell(x),
+            weight.detach().numpy(),
+            bias.detach().numpy(),
+            ctx.n_groups,
+            ctx.moments,
+            _by_cell(d_x),
+            sums.numpy(),
+        )
+        d_weight, d_bias = sums.view(2, -1, len(weight)).sum(1)
+        return d_x, d_weight, d_bias, None
+
+
+def _by_cell(x: Tensor) -> np.ndarray:
+    """Images in channels-last layout as ``(n, positions * channels)``, without a copy."""
+    return x.detach().movedim(1, -1).reshape(len(x), -1).numpy()

@@ -27,7 +27,7 @@ _LOG_2PI = math.log(2 * math.pi)
 _EPS = 1e-8
 # bounds of the log dispersion: beyond, a gene is Poisson or almost always 0
 LOG_THETA = (-10.0, 10.0)
-# logit of an extra zero before training: most zeros are those of a low mean, and a half of extra ones is slow to unlearn
+# logit of an extra zero before training: most zeros are those of a low mean, and extra ones are slow to unlearn
 _FEW_EXTRA_ZEROS = -3.0
 
 

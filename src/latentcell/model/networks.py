@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from latentcell.cells.counts import Counts
 from latentcell.model import counted
-from latentcell.model.layers import Layers, NormSiLU
+from latentcell.model.layers import GroupNormSiLU, Layers, NormSiLU
 from latentcell.model.posterior import Posterior
 
 # bounds on the log posterior variance: exp(-15) is beyond float32 noise of mu, exp(5) far wider than the prior
@@ -172,9 +172,9 @@ def _with_covariates(z: Tensor, covariates: Tensor | None) -> Tensor:
     return z if covariates is None else torch.cat([z, covariates.to(z)], 1)
 
 
-def _dense(widths: Sequence[int]) -> list[nn.Module]:
+def _dense(widths: Sequence[int]) -> list[NormSiLU | nn.Linear]:
     """What follows a first linear layer: the activation of each layer, and the linear ones between."""
-    layers: list[nn.Module] = []
+    layers: list[NormSiLU | nn.Linear] = []
     for i, width in enumerate(widths):
         layers.append(NormSiLU(width))
         if i + 1 < len(widths):
@@ -183,7 +183,7 @@ def _dense(widths: Sequence[int]) -> list[nn.Module]:
 
 
 def _norm(channels: int) -> nn.Module:
-    return nn.GroupNorm(math.gcd(8, channels), channels)
+    return GroupNormSiLU(math.gcd(8, channels), channels)
 
 
 def _kernel(stride: Sequence[int]) -> tuple[int, ...]:
@@ -192,7 +192,7 @@ def _kernel(stride: Sequence[int]) -> tuple[int, ...]:
 
 def _down(n_in: int, n_out: int, stride: tuple[int, ...], three_d: bool) -> nn.Sequential:
     conv: Any = nn.Conv3d if three_d else nn.Conv2d
-    return nn.Sequential(conv(n_in, n_out, _kernel(stride), stride, padding=1), _norm(n_out), nn.SiLU())
+    return nn.Sequential(conv(n_in, n_out, _kernel(stride), stride, padding=1), _norm(n_out))
 
 
 def _transposed(n_in: int, n_out: int, stride: tuple[int, ...], three_d: bool) -> nn.Module:
@@ -201,4 +201,4 @@ def _transposed(n_in: int, n_out: int, stride: tuple[int, ...], three_d: bool) -
 
 
 def _up(n_in: int, n_out: int, stride: tuple[int, ...], three_d: bool) -> nn.Sequential:
-    return nn.Sequential(_transposed(n_in, n_out, stride, three_d), _norm(n_out), nn.SiLU())
+    return nn.Sequential(_transposed(n_in, n_out, stride, three_d), _norm(n_out))
