@@ -16,10 +16,14 @@ if TYPE_CHECKING:
     from latentcell.errors import InputError
     from latentcell.model import likelihoods, objectives
     from latentcell.model.guidance import Factors
+    from latentcell.model.integrated import IntegratedCell
     from latentcell.model.vae import VAE
 
 __version__ = "0.1.0"
-__all__ = ["VAE", "Factors", "InputError", "cells", "info", "likelihoods", "objectives", "pl", "read", "stats", "tl"]
+__all__ = [
+    "VAE", "Factors", "InputError", "IntegratedCell", "cells", "info", "likelihoods", "objectives", "pl", "read",
+    "stats", "tl",
+]  # fmt: skip
 
 # name -> (module, attribute or None for the module itself); resolved on first use, so that `import latentcell`
 # costs milliseconds and loads neither torch nor matplotlib
@@ -27,6 +31,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "VAE": ("latentcell.model.vae", "VAE"),
     "Factors": ("latentcell.model.guidance", "Factors"),
     "InputError": ("latentcell.errors", "InputError"),
+    "IntegratedCell": ("latentcell.model.integrated", "IntegratedCell"),
     "cells": ("latentcell.cells", None),
     "info": ("latentcell.cells.check", "info"),
     "likelihoods": ("latentcell.model.likelihoods", None),

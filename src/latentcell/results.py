@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,11 @@ from latentcell.atomic import replacing, write_json
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from latentcell.model.integrated import IntegratedCell
     from latentcell.model.vae import VAE
 
+# structures that get a figure of their organisation
+_MOST_WALKED = 6
 console = Console(stderr=True, highlight=False)
 
 
@@ -138,6 +142,45 @@ def write_factors(cells: AnnData, model: VAE, out: Path) -> None:
     for sentence in result["verdict"]:
         console.print(sentence, markup=False)
     console.print(f"start with {out / 'dimensions.csv'} and {out / 'figures' / 'factors.png'}", markup=False)
+
+
+def write_integrated(
+    cells: AnnData,
+    model: IntegratedCell,
+    out: Path,
+    *,
+    away: Mapping[str, Sequence[Any]],
+    replicate: str | None,
+    seed: int,
+) -> None:
+    """Write the codes, coupling and figures of an Integrated Cell, measured on the cells kept `away` from its fit."""
+    import latentcell as lc
+
+    write_json(out / "report.json", {"shape": model.reference_.report_, "organisation": model.report_})
+    new = np.zeros(cells.n_obs, dtype=bool)
+    for key, levels in away.items():
+        new |= cells.obs[key].astype(str).isin([str(level) for level in levels]).to_numpy()
+    kept = cells[new].copy()
+    figures = {
+        "sampled": lc.pl.integrated(model.sample(6, rng=seed)),
+        "latent_grid": lc.pl.latent_grid(model.reference_),
+    }
+    for structure in model.structures_[:_MOST_WALKED]:
+        figures[f"organisation_{_as_name(structure)}"] = lc.pl.organisation(model, kept, structure, rng=seed)
+    few = kept[:5].copy()
+    figures["predicted"] = lc.pl.predicted(model.predict(few, rng=seed), few)
+    coupled = lc.tl.coupling(kept, model, replicate=replicate, rng=seed)
+    _write_table(coupled, out / "coupling.csv")
+    figures["coupling"] = lc.pl.coupling(coupled)
+    draw(out / "figures", **figures)
+    model.embed(cells)
+    write_cells(cells, out / "cells.h5ad")
+    for row in coupled[coupled["question"] == "all"].sort_values("nats", ascending=False).itertuples():
+        console.print(
+            f"{row.structure}: {row.nats:.1f} nats ({row.low:.1f} to {row.high:.1f}) of its image are told by "
+            f"{' and '.join(model.reference)}, in {row.n_cells} cells that the model has not seen",
+            markup=False,
+        )
 
 
 def write_trade_off(swept: pd.DataFrame, out: Path) -> None:

@@ -9,13 +9,14 @@ if TYPE_CHECKING:
     from latentcell.cells import simulate
     from latentcell.cells.crops import crop_cells
     from latentcell.cells.images import set_images
-    from latentcell.cells.levels import ordered
+    from latentcell.cells.levels import keep_out, ordered
     from latentcell.cells.stores import write_h5ad, write_zarr
 
-__all__ = ["crop_cells", "ordered", "set_images", "simulate", "write_h5ad", "write_zarr"]
+__all__ = ["crop_cells", "keep_out", "ordered", "set_images", "simulate", "write_h5ad", "write_zarr"]
 
 _HOMES = {
     "crop_cells": "crops",
+    "keep_out": "levels",
     "ordered": "levels",
     "set_images": "images",
     "write_h5ad": "stores",

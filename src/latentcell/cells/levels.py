@@ -115,3 +115,31 @@ def _number(level: Level) -> float:
         return float(level)
     except ValueError:
         return float("nan")
+
+
+def keep_out(
+    cells: AnnData, share: float = 0.2, *, by: str | None = None, rng: int | np.random.Generator | None = 0
+) -> dict[str, list[Any]]:
+    """Choose cells that no fit may see, for measuring afterwards what was learnt.
+
+    Writes ``obs["kept_out"]``: ``"yes"`` for about `share` of the cells, or of the groups of the column `by`, else
+    ``"no"``.
+
+    Returns
+    -------
+    What to give to a fit as ``exclude``.
+
+    Raises
+    ------
+    InputError
+        If nothing, or everything, would be kept out.
+    """
+    generator = np.random.default_rng(rng)
+    groups = np.arange(cells.n_obs) if by is None else column(cells, by).astype(str).to_numpy()
+    levels = generator.permutation(np.unique(groups))
+    n_out = max(1, round(share * len(levels)))
+    if not 0 < share < 1 or n_out >= len(levels):
+        raise InputError(f"A share of {share:g} of {len(levels)} {by or 'cells'} cannot be kept out.")
+    out = np.isin(groups, levels[:n_out])
+    cells.obs["kept_out"] = pd.Categorical(np.where(out, "yes", "no"), ["no", "yes"])
+    return {"kept_out": ["yes"]}

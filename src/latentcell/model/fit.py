@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -19,11 +19,12 @@ import torch
 from latentcell.cells.augmentation import noisy, turned, varied
 from latentcell.cells.batches import Batch, Source, in_order, shuffled
 from latentcell.errors import InputError, listed
+from latentcell.model.conditional import ConditionalModule
 from latentcell.model.files import read_tensors
 from latentcell.model.module import VAEModule, importance_nll
 from latentcell.model.objectives import Objective
 from latentcell.model.report import collapse_verdict, latent_report, total_correlation
-from latentcell.model.schema import Orientation, Schema
+from latentcell.model.schema import Orientation
 from latentcell.model.split import Split
 from latentcell.model.training import Data, Hooks, NonFiniteLossError, Progress, Settings, train
 from latentcell.progress import fit_progress, stop_on_interrupt
@@ -98,15 +99,23 @@ def make_plan(
 
 
 def fit_module(
-    module: VAEModule,
+    module: VAEModule | ConditionalModule,
     source: Source,
     split: Split,
     *,
     objective: Objective,
-    schema: Schema,
+    augment: Callable[[Batch, torch.Generator], Batch],
+    digest: str,
     plan: Plan,
 ) -> Progress:
     """Train `module` in place on the cells of `split`, with a progress bar.
+
+    Parameters
+    ----------
+    augment
+        Changes training batches at random.
+    digest
+        What the cells are and how they are read, so that a checkpoint of other cells is refused.
 
     Raises
     ------
@@ -118,10 +127,11 @@ def fit_module(
 
     def epoch(rng: np.random.Generator, noise: torch.Generator) -> Iterator[Batch]:
         for batch in shuffled(ready, split.train, size, rng):
-            yield _augmented(batch, schema.orientation, noise)
+            yield augment(batch, noise)
 
-    some = split.train[:: math.ceil(len(split.train) / _START_CELLS)]
-    module.start_at(in_order(ready, some, size))
+    if isinstance(module, VAEModule):
+        some = split.train[:: math.ceil(len(split.train) / _START_CELLS)]
+        module.start_at(in_order(ready, some, size))
     device = next(module.parameters()).device
     objective = objective.within(plan.epochs * math.ceil(len(split.train) / size))
     objective = objective.started(module.n_latent, plan.seed, device)
@@ -130,7 +140,7 @@ def fit_module(
     identity = {
         "objective": str(objective),
         "likelihood": type(module.likelihood).__name__,
-        "data": schema.digest(),
+        "data": digest,
         "settings": asdict(replace(plan.settings, threads=None, device=None)),
         "batch_size": plan.batch_size,
         "epochs": plan.epochs,
@@ -161,7 +171,7 @@ def fit_module(
 
 
 def fit_report(
-    module: VAEModule, source: Source, split: Split, progress: Progress, plan: Plan
+    module: VAEModule | ConditionalModule, source: Source, split: Split, progress: Progress, plan: Plan
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Report of a finished fit (JSON-ready) and the collapse report of its latent dimensions."""
     rng = np.random.default_rng([plan.seed, 2])
@@ -234,8 +244,8 @@ def _digest(names: pd.Index) -> str:
     return hashlib.sha256("\n".join(map(str, names)).encode()).hexdigest()
 
 
-def _augmented(batch: Batch, orientation: Orientation, noise: torch.Generator) -> Batch:
-    """Training images after augmentation.
+def augmented(batch: Batch, noise: torch.Generator, orientation: Orientation) -> Batch:
+    """Training images after augmentation, by what is done about their `orientation`.
 
     With ``"align"`` the encoder sees the cell at a random angle and with noise, and the decoder is asked for its clean
     canonical orientation, so that the code becomes indifferent to both. The objective stays a lower bound (Im et al.

@@ -17,6 +17,7 @@ from latentcell.cells.images import Modality, modality_of
 from latentcell.errors import InputError
 from latentcell.model import counted
 from latentcell.model import likelihoods as lk
+from latentcell.model.conditional import ConditionalModule
 from latentcell.model.guidance import SPREAD
 from latentcell.model.networks import MLP, ConvNet, Network
 from latentcell.model.posterior import Known, Posterior
@@ -210,7 +211,7 @@ class ImportanceNLL(NamedTuple):
 
 @torch.inference_mode()
 def importance_nll(
-    module: VAEModule, batches: Iterable[Batch], n_samples: int, rng: np.random.Generator
+    module: VAEModule | ConditionalModule, batches: Iterable[Batch], n_samples: int, rng: np.random.Generator
 ) -> ImportanceNLL:
     """Estimate -log p(x) per cell by K posterior draws (Burda et al. 2016, eq. 8).
 
@@ -230,7 +231,9 @@ def importance_nll(
     return ImportanceNLL(np.concatenate(nll), np.concatenate(ess))
 
 
-def _log_weight(module: VAEModule, batch: Batch, posterior: Posterior, generator: torch.Generator) -> Tensor:
+def _log_weight(
+    module: VAEModule | ConditionalModule, batch: Batch, posterior: Posterior, generator: torch.Generator
+) -> Tensor:
     """Log of p(x | z) p(z) / q(z | x) at one draw, ``(n,)``; the constants of p(z) and q cancel."""
     z = posterior.draw(generator)
     log_q = -0.5 * ((z - posterior.mu).square() / posterior.log_var.exp() + posterior.log_var).sum(1)

@@ -78,7 +78,7 @@ class MLP(nn.Module):
     def encode(self, x: Tensor | Counts, covariates: Tensor | None = None) -> Posterior:
         """Posterior of each cell from ``(n, n_inputs)``."""
         hidden = counted.log1p_linear(x, self.first) if isinstance(x, Counts) else self.first(x)
-        return _posterior(self.encoder(hidden))
+        return posterior_of(self.encoder(hidden))
 
     def hidden(self, z: Tensor, covariates: Tensor | None = None) -> Tensor:
         """Last hidden layer of the decoder, ``(n, h)``."""
@@ -122,12 +122,14 @@ class ConvNet(nn.Module):
         widths = [min(width * 2**level, 256) for level in range(len(strides))]
         three_d = len(size) == 3
 
-        down = [_down(a, b, s, three_d) for a, b, s in zip([channels, *widths], widths, strides, strict=False)]
-        up = [_up(b, a, s, three_d) for a, b, s in zip(widths[:-1][::-1], widths[:0:-1], strides[:0:-1], strict=True)]
+        shrinking = zip([channels, *widths], widths, strides, strict=False)
+        growing = zip(widths[:0:-1], widths[:-1][::-1], strides[:0:-1], strict=True)
+        narrow = [nn.Sequential(down(a, b, s, three_d), _norm(b)) for a, b, s in shrinking]
+        widen = [nn.Sequential(transposed(a, b, s, three_d), _norm(b)) for a, b, s in growing]
         flat = widths[-1] * math.prod(self.bottom)
-        self.encoder = nn.Sequential(*down, nn.Flatten(), nn.Linear(flat, 2 * n_latent))
+        self.encoder = nn.Sequential(*narrow, nn.Flatten(), nn.Linear(flat, 2 * n_latent))
         self.decoder_input = nn.Linear(n_latent + n_covariates, flat)
-        self.decoder = nn.Sequential(*up, _transposed(widths[0], n_outputs, strides[0], three_d))
+        self.decoder = nn.Sequential(*widen, transposed(widths[0], n_outputs, strides[0], three_d))
         self.bottom_width = widths[-1]
         # a sixth faster on a CPU
         self.layout = torch.channels_last_3d if three_d else torch.channels_last
@@ -140,7 +142,7 @@ class ConvNet(nn.Module):
         padding = [
             pad for have, want in zip(self.size[::-1], self.padded[::-1], strict=True) for pad in (0, want - have)
         ]
-        return _posterior(self.encoder(F.pad(x, padding).contiguous(memory_format=self.layout)))
+        return posterior_of(self.encoder(F.pad(x, padding).contiguous(memory_format=self.layout)))
 
     def decode(self, z: Tensor, covariates: Tensor | None = None) -> Tensor:
         """Likelihood parameters ``(n, n_outputs, ...)`` at the size of the images."""
@@ -163,7 +165,8 @@ def level_strides(size: Sequence[int]) -> list[tuple[int, ...]]:
     return strides
 
 
-def _posterior(outputs: Tensor) -> Posterior:
+def posterior_of(outputs: Tensor) -> Posterior:
+    """Posterior from means and log variances side by side, ``(n, 2 d)``."""
     mu, log_var = outputs.chunk(2, 1)
     return Posterior(mu, log_var.clamp(*_LOG_VAR))
 
@@ -190,15 +193,13 @@ def _kernel(stride: Sequence[int]) -> tuple[int, ...]:
     return tuple(4 if step == 2 else 3 for step in stride)
 
 
-def _down(n_in: int, n_out: int, stride: tuple[int, ...], three_d: bool) -> nn.Sequential:
+def down(n_in: int, n_out: int, stride: tuple[int, ...], three_d: bool) -> nn.Module:
+    """Convolution to a size smaller by `stride`."""
     conv: Any = nn.Conv3d if three_d else nn.Conv2d
-    return nn.Sequential(conv(n_in, n_out, _kernel(stride), stride, padding=1), _norm(n_out))
-
-
-def _transposed(n_in: int, n_out: int, stride: tuple[int, ...], three_d: bool) -> nn.Module:
-    conv: Any = nn.ConvTranspose3d if three_d else nn.ConvTranspose2d
     return conv(n_in, n_out, _kernel(stride), stride, padding=1)
 
 
-def _up(n_in: int, n_out: int, stride: tuple[int, ...], three_d: bool) -> nn.Sequential:
-    return nn.Sequential(_transposed(n_in, n_out, stride, three_d), _norm(n_out))
+def transposed(n_in: int, n_out: int, stride: tuple[int, ...], three_d: bool) -> nn.Module:
+    """Convolution to a size larger by `stride`."""
+    conv: Any = nn.ConvTranspose3d if three_d else nn.ConvTranspose2d
+    return conv(n_in, n_out, _kernel(stride), stride, padding=1)

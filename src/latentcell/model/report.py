@@ -11,6 +11,7 @@ import torch
 
 from latentcell.cells.batches import Batch
 from latentcell.model.aggregate import decomposition, gaussian_total_correlation
+from latentcell.model.conditional import ConditionalModule
 from latentcell.model.module import VAEModule
 from latentcell.model.posterior import Posterior
 
@@ -19,7 +20,9 @@ _ACTIVE = 0.01
 
 
 @torch.inference_mode()
-def latent_report(module: VAEModule, batches: Sequence[Batch], rng: np.random.Generator) -> pd.DataFrame:
+def latent_report(
+    module: VAEModule | ConditionalModule, batches: Sequence[Batch], rng: np.random.Generator
+) -> pd.DataFrame:
     """Use of each latent dimension on a set of cells.
 
     Returns
@@ -67,7 +70,9 @@ class Together(NamedTuple):
 
 
 @torch.inference_mode()
-def total_correlation(module: VAEModule, batches: Iterable[Batch], n_train: int, seed: int) -> Together:
+def total_correlation(
+    module: VAEModule | ConditionalModule, batches: Iterable[Batch], n_train: int, seed: int
+) -> Together:
     """Total correlation of the codes of many cells; see `latentcell.model.aggregate`.
 
     One draw per cell. Dimensions are independent where both are near 0.

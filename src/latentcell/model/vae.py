@@ -17,7 +17,7 @@ from latentcell.cells.images import Modality, is_two_valued, measured
 from latentcell.errors import InputError, NotFittedError
 from latentcell.model import files, objectives
 from latentcell.model.decoding import Conditions, decode
-from latentcell.model.fit import fit_module, fit_report, make_plan, seed_of, threads_for
+from latentcell.model.fit import augmented, fit_module, fit_report, make_plan, seed_of, threads_for
 from latentcell.model.geodesic import geodesics
 from latentcell.model.guidance import Factors, Guidance
 from latentcell.model.guided import Guided
@@ -194,7 +194,15 @@ class VAE:
             len(split.train), settings, epochs=epochs, max_minutes=max_minutes, checkpoint=checkpoint, seed=seed
         )
         with threads_for(settings.threads or plan.stored_threads()):
-            progress = fit_module(self._module, source, split, objective=self._guided(), schema=self.schema_, plan=plan)
+            progress = fit_module(
+                self._module,
+                source,
+                split,
+                objective=self._guided(),
+                augment=partial(augmented, orientation=self.schema_.orientation),
+                digest=self.schema_.digest(),
+                plan=plan,
+            )
             self.report_, self.latent_ = fit_report(self._module, source, split, progress, plan)
         self.history_ = pd.DataFrame(progress.history)
         self.report_ |= {

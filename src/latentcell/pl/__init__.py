@@ -5,10 +5,12 @@ from __future__ import annotations
 from latentcell.pl._style import save
 from latentcell.pl.changes import changes
 from latentcell.pl.contact_sheet import contact_sheet
+from latentcell.pl.coupling import coupling
 from latentcell.pl.effects import effects
 from latentcell.pl.evaluation import evaluation
 from latentcell.pl.factors import dimension_titles, factors
 from latentcell.pl.grid import latent_grid
+from latentcell.pl.integrated import integrated, organisation, predicted
 from latentcell.pl.interpolation import interpolation
 from latentcell.pl.latent import latent
 from latentcell.pl.path import path
@@ -24,14 +26,18 @@ from latentcell.pl.volcano import volcano
 __all__ = [
     "changes",
     "contact_sheet",
+    "coupling",
     "dimension_titles",
     "effects",
     "evaluation",
     "factors",
+    "integrated",
     "interpolation",
     "latent",
     "latent_grid",
+    "organisation",
     "path",
+    "predicted",
     "reconstruction",
     "save",
     "screen",

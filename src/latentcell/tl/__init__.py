@@ -1,6 +1,7 @@
 """The questions: where cells lie (`embed`), what lies between (`interpolate`), what drives (`factors`) and deviates."""
 
 from latentcell.tl.arithmetic import arithmetic
+from latentcell.tl.coupling import coupling, recognised
 from latentcell.tl.course import Pairing
 from latentcell.tl.embed import embed
 from latentcell.tl.factors import factors
@@ -9,4 +10,7 @@ from latentcell.tl.leave_one_out import leave_one_out
 from latentcell.tl.screen import screen
 from latentcell.tl.trade_off import trade_off
 
-__all__ = ["Pairing", "arithmetic", "embed", "factors", "interpolate", "leave_one_out", "screen", "trade_off"]
+__all__ = [
+    "Pairing", "arithmetic", "coupling", "embed", "factors", "interpolate", "leave_one_out", "recognised", "screen",
+    "trade_off",
+]  # fmt: skip

@@ -1,0 +1,621 @@
+"""The Integrated Cell: where structures lie, given the shape of their cell.
+
+Johnson et al. 2017; Donovan-Maiye et al. 2022.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from latentcell.atomic import replacing
+from latentcell.cells.batches import Batch, in_order
+from latentcell.cells.images import channel_names, measured, set_images, take_rows
+from latentcell.cells.structures import (
+    Pairs,
+    PairSource,
+    average_images,
+    find_channels,
+    find_pairs,
+    hidden,
+    hidden_at_random,
+    pair_source,
+    ranges,
+)
+from latentcell.errors import InputError, NotFittedError, listed
+from latentcell.model import files, objectives
+from latentcell.model.conditional import LIKELIHOODS, ConditionalModule
+from latentcell.model.fit import augmented, fit_module, fit_report, make_plan, seed_of, threads_for
+from latentcell.model.module import importance_nll
+from latentcell.model.objectives import Objective
+from latentcell.model.schema import Orientation
+from latentcell.model.split import Split, split_cells
+from latentcell.model.training import Settings
+from latentcell.model.vae import VAE, Latent
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+# cells drawn at once, pairs of cells and structures at once, and cells copied at once
+_BLOCK = 128
+_AVERAGES = ("image", "variance")
+_FITTED = ("reference_", "structures_", "report_", "history_", "latent_", "_module", "_ranges", "_averages")
+
+
+class Integrated(NamedTuple):
+    """Codes of cells.
+
+    Attributes
+    ----------
+    shape
+        Codes of the reference, `latentcell.model.vae.Latent` of ``(n, d)``.
+    organisation
+        Codes of the structures given the reference, `Latent` of ``(n, S, d)``; NaN where a cell does not show one.
+    """
+
+    shape: Latent
+    organisation: Latent
+
+
+class IntegratedCell:
+    """Model of cells that share reference channels and each show one or some of several structures.
+
+    A `latentcell.VAE` learns the shape: q(z_r | r), p(r | z_r). A conditional one learns the organisation, where a
+    structure c lies in a cell of a given shape: q(z_t | t, r, c), p(t | z_t, r, c), so that all structures can be drawn
+    in one cell. In training the reference channels are hidden from some cells, each subset of them alike, so that one
+    model gives p(t | c) without any, with one, and with all: what `latentcell.tl.coupling` compares.
+
+    Parameters
+    ----------
+    reference
+        Names of the channels that every cell has.
+    target
+        Name of the channel that shows one structure per cell, or names of several, each of which is a structure.
+    structure_key
+        Column of ``obs`` that says which structure the one target channel shows.
+    n_latent
+        Latent dimensions of shape and of organisation.
+    likelihood
+        Noise of the structures: ``"gaussian"`` or ``"student_t"``.
+    objective
+        What training maximises; see `latentcell.objectives`.
+    batch_key
+        Column of ``obs`` that both decoders are told.
+    orientation
+        ``"align"``: shapes are turned to their principal axis, and structures are learned under random turns, so that
+        they are drawn in cells at any angle. ``"as_is"``: neither.
+    width
+        Channels of the first convolution.
+    hide
+        Share of training pairs from which some reference channels are hidden; 1 hides all from all, which makes a model
+        without a reference to compare with.
+
+    Attributes
+    ----------
+    reference_ : VAE
+        Model of the shape, for `latentcell.tl.factors`, `latentcell.tl.interpolate` and the figures of a VAE.
+    structures_ : list of str
+        Structures by name.
+    report_, history_, latent_
+        As of a VAE, of the conditional model.
+
+    Examples
+    --------
+    >>> import latentcell as lc
+    >>> cells = lc.cells.simulate.organisation(40, size=32, rng=0)
+    >>> model = lc.IntegratedCell(["membrane", "DNA"], "structure", structure_key="structure", n_latent=(4, 4), width=4)
+    >>> model = model.fit(cells, epochs=1, rng=0)
+    >>> model.sample(2, rng=0).obsm["images"].shape
+    (2, 6, 32, 32)
+    """
+
+    reference_: VAE
+    structures_: list[str]
+    report_: dict[str, Any]
+    history_: pd.DataFrame
+    latent_: pd.DataFrame
+
+    def __init__(
+        self,
+        reference: Sequence[str],
+        target: str | Sequence[str],
+        *,
+        structure_key: str | None = None,
+        n_latent: tuple[int, int] = (16, 16),
+        likelihood: str = "gaussian",
+        objective: Objective | str = "elbo",
+        batch_key: str | None = None,
+        orientation: Orientation = "align",
+        width: int = 16,
+        hide: float = 0.5,
+    ) -> None:
+        self.reference = [reference] if isinstance(reference, str) else list(reference)
+        self.target = [target] if isinstance(target, str) else list(target)
+        self.structure_key, self.n_latent, self.likelihood = structure_key, (n_latent[0], n_latent[1]), likelihood
+        self.objective = objectives.parse(objective) if isinstance(objective, str) else objective
+        self.batch_key, self.orientation, self.width, self.hide = batch_key, orientation, width, hide
+        self._check()
+
+    def _check(self) -> None:
+        both = sorted(set(self.reference) & set(self.target))
+        if not self.reference or not self.target or both:
+            raise InputError(
+                f"Name at least one reference and one target channel, and none as both; found reference "
+                f"{self.reference} and target {self.target}."
+            )
+        if min(self.n_latent) < 1:
+            raise InputError(f"n_latent is {self.n_latent}: shape and organisation need at least one dimension each.")
+        if self.likelihood not in LIKELIHOODS:
+            raise InputError(f"likelihood is {self.likelihood!r}; choose one of: {', '.join(LIKELIHOODS)}.")
+        if self.orientation not in ("align", "as_is"):
+            raise InputError(f"orientation is {self.orientation!r}; choose 'align' or 'as_is'.")
+        if not 0 <= self.hide <= 1:
+            raise InputError(f"hide is {self.hide}; it is a share between 0 and 1.")
+
+    def __getattr__(self, name: str) -> Any:
+        # reached only for attributes that do not exist: those that `fit` sets
+        if name in _FITTED:
+            raise NotFittedError(
+                "This IntegratedCell has not been fitted: call fit(cells) first, or load a fitted one."
+            )
+        raise AttributeError(f"IntegratedCell has no attribute {name!r}")
+
+    def fit(
+        self,
+        cells: AnnData,
+        *,
+        exclude: Mapping[str, Sequence[Any]] | None = None,
+        split_key: str | None = None,
+        epochs: int | None = None,
+        max_minutes: float | None = None,
+        settings: Settings | None = None,
+        checkpoint: str | Path | None = None,
+        rng: int | np.random.Generator | None = None,
+    ) -> Self:
+        """Train both models on `cells`, first that of the shape.
+
+        Parameters
+        ----------
+        exclude, split_key, settings, rng
+            As in `latentcell.VAE.fit`.
+        epochs, max_minutes
+            As in `latentcell.VAE.fit`, for each of the two models; of `max_minutes` each takes half.
+        checkpoint
+            Start of the names of two files; when they exist, training goes on from them.
+
+        Raises
+        ------
+        InputError
+            If a channel is unknown or constant, or a cell shows a structure without a name.
+        """
+        settings, seed = settings or Settings(), seed_of(rng)
+        columns = find_channels(channel_names(cells), self.reference)
+        pairs = find_pairs(cells, self.target, self.structure_key)
+        minutes = None if max_minutes is None else max_minutes / 2
+        split = split_cells(cells, exclude=exclude, split_key=split_key, share=settings.validation, seed=seed)
+        chosen = Split(pairs.of(split.train), pairs.of(split.held_out))
+        if not len(chosen.train) or not len(chosen.held_out):
+            raise InputError(
+                "No structure is shown by the training cells, or none by those held out for early stopping."
+            )
+        found = ranges(measured(cells), pairs, chosen.train)
+        self.reference_ = VAE(
+            self.n_latent[0],
+            objective=self.objective,
+            batch_key=self.batch_key,
+            orientation=self.orientation,
+            width=self.width,
+        ).fit(
+            _only(cells, columns, self.reference),
+            exclude=exclude,
+            split_key=split_key,
+            epochs=epochs,
+            max_minutes=minutes,
+            settings=settings,
+            checkpoint=_beside(checkpoint, "reference"),
+            rng=seed,
+        )
+        self.structures_, self._ranges = pairs.structures, found
+        self._module = self._build(seed).to(settings.torch_device())
+        source = self._source(cells, pairs)
+        self._averages = average_images(in_order(source, chosen.train, _BLOCK), len(self.structures_))
+        plan = make_plan(
+            len(chosen.train),
+            settings,
+            epochs=epochs,
+            max_minutes=minutes,
+            checkpoint=_beside(checkpoint, "target"),
+            seed=seed,
+        )
+        with threads_for(settings.threads or plan.stored_threads()):
+            progress = fit_module(
+                self._module,
+                source,
+                chosen,
+                objective=self.objective,
+                augment=self._augmented,
+                digest=self._digest(),
+                plan=plan,
+            )
+            self.report_, self.latent_ = fit_report(self._module, source, chosen, progress, plan)
+        self.history_ = pd.DataFrame(progress.history)
+        self.report_ |= {"structures": self.structures_, "reference": self.reference, "hide": self.hide}
+        return self
+
+    def encode(self, cells: AnnData) -> Integrated:
+        """Codes of shape and organisation of each cell."""
+        pairs = self._pairs(cells)
+        mu, var = np.full((2, cells.n_obs, len(self.structures_), self.n_latent[1]), np.nan, dtype=np.float32)
+        with torch.inference_mode(), threads_for(None):
+            for batch in self._batches(cells, pairs):
+                posterior = self._module.network.encode(batch.dense, _told(batch))
+                at = pairs.cell[batch.index], pairs.structure[batch.index]
+                mu[at] = posterior.mu.cpu().numpy()
+                if self.objective.fits_posterior:
+                    var[at] = posterior.log_var.exp().cpu().numpy()
+        return Integrated(self.reference_.encode(cells), Latent(mu, var))
+
+    def embed(self, cells: AnnData) -> AnnData:
+        """Write the codes into `cells` and return them.
+
+        Writes ``obsm["shape"]`` and ``obsm["organisation"]`` ``(n, d)`` float32, and the posterior variances as
+        ``shape_var`` and ``organisation_var``. Where the structures are channels of their own, there is an
+        ``organisation_NAME`` for each. Cells that do not show a structure have NaN.
+        """
+        codes = self.encode(cells)
+        cells.obsm["shape"], cells.obsm["shape_var"] = codes.shape.mu, codes.shape.var
+        if self.structure_key is None:
+            for i, name in enumerate(self.structures_):
+                cells.obsm[f"organisation_{name}"] = codes.organisation.mu[:, i]
+                cells.obsm[f"organisation_{name}_var"] = codes.organisation.var[:, i]
+            return cells
+        pairs = self._pairs(cells)
+        for key, values in (("organisation", codes.organisation.mu), ("organisation_var", codes.organisation.var)):
+            kept = np.full((cells.n_obs, self.n_latent[1]), np.nan, dtype=np.float32)
+            kept[pairs.cell] = values[pairs.cell, pairs.structure]
+            cells.obsm[key] = kept
+        return cells
+
+    def decode(self, reference: np.ndarray, z: np.ndarray, structure: str, *, batch: Any = None) -> np.ndarray:
+        """Images of a structure at codes `z` ``(n, d)`` in cells with the given `reference` images, stored units.
+
+        Parameters
+        ----------
+        reference
+            ``(n, R, ...)``, channels in the order of `reference`, stored units.
+        structure
+            One of ``structures_``.
+        batch
+            Level of the batch column; by default the average of the training levels.
+
+        Returns
+        -------
+        ``(n, ...)`` float32.
+        """
+        if structure not in self.structures_:
+            raise InputError(
+                f"There is no structure {structure!r} in this model; it knows: {listed(self.structures_)}."
+            )
+        number, schema = self.structures_.index(structure), self.reference_.schema_
+        shape = (len(z), len(self.reference), *schema.shape[1:])
+        if reference.shape != shape or z.shape[1:] != self.n_latent[1:]:
+            raise InputError(
+                f"reference {reference.shape} and z {z.shape} do not fit the model: expected {shape} and "
+                f"({len(z)}, {self.n_latent[1]})."
+            )
+        told = np.zeros((len(z), len(self.structures_) + len(self.reference)), dtype=np.float32)
+        told[:, number] = told[:, len(self.structures_) :] = 1
+        levels = schema.decoder_covariates(batch, len(z))
+        told = told if levels is None else np.concatenate([told, levels], axis=1)
+        location, scale = self._ranges[number]
+        device, drawn = next(self._module.parameters()).device, []
+        with torch.inference_mode():
+            for start in range(0, len(z), _BLOCK):
+                rows = slice(start, start + _BLOCK)
+                scaled = (reference[rows] - _per_channel(schema.location, shape)) / _per_channel(schema.scale, shape)
+                codes, seen, given = (
+                    torch.from_numpy(np.asarray(each, dtype=np.float32)).to(device)
+                    for each in (z[rows], scaled, told[rows])
+                )
+                drawn.append(self._module.network.decode(codes, seen, given)[:, 0].cpu().numpy() * scale + location)
+        return np.concatenate(drawn).astype(np.float32)
+
+    def predict(
+        self,
+        cells: AnnData,
+        structures: Sequence[str] | None = None,
+        *,
+        n_draws: int = 16,
+        batch: Any = None,
+        rng: int | np.random.Generator | None = 0,
+    ) -> AnnData:
+        """All structures in each cell of a given shape.
+
+        Parameters
+        ----------
+        cells
+            Cells with the reference channels; what else they show is not looked at.
+        structures
+            Which to draw; all by default.
+        n_draws
+            Draws of the organisation z_t from its prior, over which mean and SD are taken.
+
+        Returns
+        -------
+        AnnData of the same cells: ``obsm["images"]`` ``(n, R + S, ...)`` float32, the reference and the mean of each
+        structure, and ``obsm["spread"]`` ``(n, S, ...)``, the SD over z_t, in which only the organisation is unknown:
+        noise and what the model has not learned are not in it.
+        """
+        import anndata as ad
+
+        wanted = self.structures_ if structures is None else list(structures)
+        columns = find_channels(channel_names(cells), self.reference)
+        generator, n_reference = np.random.default_rng(rng), len(self.reference)
+        stored = measured(cells)
+        images = np.empty((cells.n_obs, n_reference + len(wanted), *stored.shape[2:]), dtype=np.float32)
+        spread = np.empty((cells.n_obs, len(wanted), *stored.shape[2:]), dtype=np.float32)
+        for start in range(0, cells.n_obs, _BLOCK):
+            rows = np.arange(start, min(start + _BLOCK, cells.n_obs))
+            images[rows, :n_reference] = reference = take_rows(stored, rows)[:, columns]
+            for i, structure in enumerate(wanted):
+                total, square = np.zeros((2, *spread[rows, i].shape))
+                for _ in range(n_draws):
+                    z = generator.standard_normal((len(rows), self.n_latent[1]))
+                    drawn = self.decode(reference, z, structure, batch=batch)
+                    total += drawn
+                    square += drawn.astype(np.float64) ** 2
+                mean = total / n_draws
+                images[rows, n_reference + i] = mean
+                spread[rows, i] = np.sqrt(np.maximum(square / n_draws - mean**2, 0))
+        predicted = ad.AnnData(obs=cells.obs.copy())
+        set_images(predicted, images, channel_names=[*self.reference, *wanted])
+        predicted.obsm["spread"] = spread
+        return predicted
+
+    def sample(
+        self,
+        n: int,
+        structures: Sequence[str] | None = None,
+        *,
+        batch: Any = None,
+        rng: int | np.random.Generator | None = None,
+    ) -> AnnData:
+        """Cells that never were, with all structures: z_r to the reference, z_t of each structure to its image.
+
+        Returns
+        -------
+        AnnData with ``obsm["images"]`` ``(n, R + S, ...)``, ``obsm["shape"]`` and ``obsm["organisation"]`` ``(n, S d)``
+        (structure by structure).
+        """
+        import anndata as ad
+
+        wanted, generator = self.structures_ if structures is None else list(structures), np.random.default_rng(rng)
+        shape = generator.standard_normal((n, self.n_latent[0])).astype(np.float32)
+        organisation = generator.standard_normal((n, len(wanted), self.n_latent[1])).astype(np.float32)
+        reference = self.reference_.decode(shape, batch=batch)
+        drawn = [self.decode(reference, organisation[:, i], name, batch=batch) for i, name in enumerate(wanted)]
+        sampled = ad.AnnData(obs=pd.DataFrame(index=[f"sample_{i}" for i in range(n)]))
+        set_images(
+            sampled, np.concatenate([reference, np.stack(drawn, 1)], 1), channel_names=[*self.reference, *wanted]
+        )
+        sampled.obsm["shape"], sampled.obsm["organisation"] = shape, organisation.reshape(n, -1)
+        return sampled
+
+    def nll(
+        self,
+        cells: AnnData,
+        *,
+        told: Sequence[str] | None = None,
+        n_samples: int = 20,
+        rng: int | np.random.Generator | None = 0,
+    ) -> pd.DataFrame:
+        """Importance-weighted -log p(t | r, c) of each structure that each cell shows, in nats (Burda et al. 2016).
+
+        Parameters
+        ----------
+        told
+            Reference channels that the model is told; all by default, ``[]`` for none.
+
+        Returns
+        -------
+        Columns ``cell`` (row), ``structure``, ``nll`` and ``ess``, the effective number of draws.
+        """
+        pairs = self._pairs(cells)
+        columns = range(len(self.reference)) if told is None else find_channels(self.reference, told)
+        kept = torch.zeros(len(self.reference))
+        kept[list(columns)] = 1
+
+        def batches() -> Iterator[Batch]:
+            for batch in self._batches(cells, pairs):
+                yield hidden(batch, kept.to(batch.dense.device).expand(len(batch), -1), len(self.structures_))
+
+        with threads_for(None):
+            result = importance_nll(self._module, batches(), n_samples, np.random.default_rng(rng))
+        names = np.asarray(self.structures_, dtype=object)[pairs.structure]
+        return pd.DataFrame({"cell": pairs.cell, "structure": names, **result._asdict()})
+
+    def mean_nll(self, cells: AnnData) -> pd.DataFrame:
+        """-log p of each structure under the average image of its kind in training, in nats; as `nll`.
+
+        With Gaussian noise of one variance per structure.
+        """
+        pairs, parts = self._pairs(cells), []
+        averages, variances = (torch.from_numpy(each) for each in self._averages)
+        for batch in in_order(self._source(cells, pairs), np.arange(len(pairs)), _BLOCK):
+            shown = torch.from_numpy(pairs.structure[batch.index])
+            variance = variances[shown].view(-1, *[1] * (batch.dense.dim() - 2))
+            square = (batch.dense[:, 0] - averages[shown]).square()
+            nll = 0.5 * (square / variance + variance.log() + math.log(2 * math.pi))
+            parts.append((nll if batch.mask is None else nll * batch.mask[:, 0]).flatten(1).double().sum(1).numpy())
+        names = np.asarray(self.structures_, dtype=object)[pairs.structure]
+        return pd.DataFrame({"cell": pairs.cell, "structure": names, "nll": np.concatenate(parts)})
+
+    def pictures(
+        self, cells: AnnData, *, predicted: bool = False, rng: int | np.random.Generator | None = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Small images of what each cell shows, structure and reference, ``(m, k)``, and the names ``(m,)``.
+
+        Scaled, averaged to at most 16 pixels along each axis; with `predicted` the structure is drawn in the cell's
+        shape at a random z_t instead.
+        """
+        pairs, generator, parts = self._pairs(cells), np.random.default_rng(rng), []
+        with torch.inference_mode(), threads_for(None):
+            for batch in self._batches(cells, pairs):
+                x = batch.dense
+                if predicted:
+                    z = generator.standard_normal((len(batch), self.n_latent[1]), dtype=np.float32)
+                    drawn = self._module.network.decode(torch.from_numpy(z).to(x.device), x[:, 1:], _told(batch))
+                    x = torch.cat([drawn if batch.mask is None else drawn * batch.mask, x[:, 1:]], 1)
+                pool = (
+                    torch.nn.functional.adaptive_avg_pool3d if x.dim() == 5 else torch.nn.functional.adaptive_avg_pool2d
+                )
+                parts.append(pool(x, [min(16, length) for length in x.shape[2:]]).flatten(1).cpu().numpy())
+        return np.concatenate(parts), np.asarray(self.structures_, dtype=object)[pairs.structure]
+
+    def seen(self, cells: AnnData) -> np.ndarray:
+        """Which of `cells` the model was fitted on, by their reference channels, ``(n,)``."""
+        return self.reference_.seen(cells)
+
+    def save(self, folder: str | Path) -> str:
+        """Write the model to a folder, atomically; returns the sha256 of the conditional model's weights."""
+        tensors = dict(self._module.state_dict()) | {"_ranges": torch.from_numpy(self._ranges)}
+        averages = zip(_AVERAGES, self._averages, strict=True)
+        tensors |= {f"_average_{name}": torch.from_numpy(each) for name, each in averages}
+        with replacing(Path(folder)) as temporary:
+            temporary.mkdir()
+            self.reference_.save(temporary / "reference")
+            return files.write_model(temporary / "target", tensors, self._description())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read a model folder; executes nothing from it.
+
+        Raises
+        ------
+        InputError
+            If the folder holds no such model, or a damaged or newer one.
+        """
+        if not (Path(folder) / "target").is_dir():
+            raise InputError(
+                f"{folder} holds no IntegratedCell: it should contain the folders 'reference' and 'target'."
+            )
+        tensors, config = files.read_model(Path(folder) / "target")
+        try:
+            settings = config["settings"] | {"objective": objectives.from_description(config["objective"])}
+            model = cls(**settings)
+            model.reference_ = VAE.load(Path(folder) / "reference")
+            model.structures_, model._ranges = config["structures"], tensors.pop("_ranges").numpy()
+            mean, variance = (tensors.pop(f"_average_{name}").numpy() for name in _AVERAGES)
+            model._averages = (mean, variance)
+            model._module = model._build(0)
+            model._module.load_state_dict(tensors)
+            model._module.eval()
+            model.report_, model.history_ = config["report"], pd.DataFrame(config["history"])
+            model.latent_ = pd.DataFrame(model.report_["latent"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"The description and the weights in {folder} do not make a model: {error}.") from None
+        return model
+
+    def _description(self) -> dict[str, Any]:
+        names = ("reference", "target", "structure_key", "n_latent", "likelihood", "batch_key", "orientation", "width")
+        return {
+            "settings": {name: getattr(self, name) for name in names} | {"hide": self.hide},
+            "objective": objectives.describe(self.objective),
+            "structures": self.structures_,
+            "report": self.report_,
+            "history": self.history_.to_dict("list"),
+        }
+
+    def _digest(self) -> str:
+        about = [self.reference_.schema_.digest(), self.structures_, self._ranges.tolist(), self.hide, self.orientation]
+        return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+    def _build(self, seed: int) -> ConditionalModule:
+        schema = self.reference_.schema_
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return ConditionalModule(
+                (1 + len(self.reference), *schema.shape[1:]),
+                len(self.structures_),
+                self.likelihood,
+                n_latent=self.n_latent[1],
+                n_told=len(self.structures_) + len(self.reference) + len(schema.batch_levels),
+                width=self.width,
+            )
+
+    def _pairs(self, cells: AnnData) -> Pairs:
+        """Pairs in `cells` whose structures the model knows, numbered as in the model."""
+        pairs = find_pairs(cells, self.target, self.structure_key)
+        numbers = pd.Index(self.structures_).get_indexer(pd.Index(pairs.structures))
+        unknown = [name for name, number in zip(pairs.structures, numbers, strict=True) if number < 0]
+        if unknown:
+            raise InputError(f"The model was not fitted on {listed(unknown)}; it knows: {listed(self.structures_)}.")
+        return Pairs(pairs.cell, numbers[pairs.structure], pairs.channel, self.structures_)
+
+    def _source(self, cells: AnnData, pairs: Pairs) -> PairSource:
+        schema = self.reference_.schema_
+        given = self.reference_.schema_.source(cells)
+        return pair_source(
+            cells,
+            pairs,
+            reference=find_channels(channel_names(cells), self.reference),
+            scaling=(np.asarray(schema.location), np.asarray(schema.scale)),
+            found=self._ranges,
+            batches=given.covariates,
+            masks=given.masks,
+        )
+
+    def _batches(self, cells: AnnData, pairs: Pairs) -> Iterator[Batch]:
+        self._module.eval()
+        source, device = self._source(cells, pairs), next(self._module.parameters()).device
+        for batch in in_order(source, np.arange(len(pairs)), _BLOCK):
+            yield batch.to(device)
+
+    def _augmented(self, batch: Batch, noise: torch.Generator) -> Batch:
+        changed = augmented(batch, noise, "as_is" if self.orientation == "as_is" else "augment")
+        if self.hide == 1:
+            return hidden(changed, torch.zeros(len(batch), len(self.reference)), len(self.structures_))
+        return hidden_at_random(changed, self.hide, len(self.structures_), noise)
+
+
+def _only(cells: AnnData, columns: Sequence[int], names: Sequence[str]) -> AnnData:
+    """The same cells with some of their channels."""
+    import anndata as ad
+
+    from latentcell import keys
+
+    stored = measured(cells)
+    images = np.empty((cells.n_obs, len(columns), *stored.shape[2:]), dtype=stored.dtype)
+    for start in range(0, cells.n_obs, _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, cells.n_obs))
+        images[rows] = take_rows(stored, rows)[:, list(columns)]
+    kept = ad.AnnData(obs=cells.obs)
+    set_images(kept, images, channel_names=names, masks=cells.obsm.get(keys.MASKS))
+    return kept
+
+
+def _told(batch: Batch) -> Tensor:
+    assert batch.covariates is not None
+    return batch.covariates
+
+
+def _per_channel(values: Sequence[float], shape: Sequence[int]) -> np.ndarray:
+    return np.asarray(values, dtype=np.float32).reshape(1, -1, *[1] * (len(shape) - 2))
+
+
+def _beside(checkpoint: str | Path | None, name: str) -> Path | None:
+    if checkpoint is None:
+        return None
+    path = Path(checkpoint)
+    return path.with_name(f"{path.stem}-{name}{path.suffix}")
