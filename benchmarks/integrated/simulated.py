@@ -32,7 +32,7 @@ def where(images: np.ndarray, masks: np.ndarray) -> pd.DataFrame:
     found = {}
     for i, name in enumerate(STRUCTURES[:3]):
         image = images[:, 2 + i]
-        light = np.clip(image - np.percentile(image, 60, (1, 2), keepdims=True), 0, None) * masks
+        light = np.clip(image - np.percentile(image, 85, (1, 2), keepdims=True), 0, None) * masks
         total = light.sum((1, 2))
         found[f"{name}, from the nucleus"] = (light * outside).sum((1, 2)) / total
         found[f"{name}, under the membrane"] = (light * inside).sum((1, 2)) / total
@@ -84,7 +84,9 @@ def main() -> None:
         drawn = drawn[:, order]
         a, b = where(real, cell_masks(real)), where(drawn, cell_masks(drawn))
         distances.append(
-            pd.DataFrame({"distance": a.columns, "real": a.mean().values, "sampled": b.mean().values, "seed": seed})
+            pd.DataFrame(
+                {"distance": a.columns, "real": a.mean().to_numpy(), "sampled": b.mean().to_numpy(), "seed": seed}
+            )
         )
     write(pd.concat(coupled), "integrated/simulated_coupling")
     table = pd.concat(likelihoods)

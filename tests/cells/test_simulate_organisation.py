@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import binary_fill_holes, distance_transform_edt
 
 import latentcell as lc
 
@@ -21,14 +21,14 @@ def distances(cells) -> tuple[np.ndarray, np.ndarray]:
     dna = cells.obsm["images"][:, 1].astype(float)
     floor = np.median(dna, (1, 2), keepdims=True)
     nucleus = dna - floor > 0.35 * (dna - floor).max((1, 2), keepdims=True)
-    outside = np.stack([distance_transform_edt(~each) for each in nucleus])
+    outside = np.stack([distance_transform_edt(~binary_fill_holes(each)) for each in nucleus])
     return outside, np.stack([distance_transform_edt(each) for each in cells.obsm["masks"]])
 
 
 def where(cells, structure: str, values: np.ndarray) -> np.ndarray:
     """Intensity-weighted mean of `values` in each cell."""
     image = cells.obsm["images"][:, 2 + STRUCTURES.index(structure)].astype(float)
-    light = np.clip(image - np.percentile(image, 60, (1, 2), keepdims=True), 0, None)
+    light = np.clip(image - np.percentile(image, 85, (1, 2), keepdims=True), 0, None)
     return (light * values).sum((1, 2)) / light.sum((1, 2))
 
 

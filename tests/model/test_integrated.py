@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import anndata as ad
@@ -173,24 +174,25 @@ def test_the_same_seed_gives_the_same_model(model, cells) -> None:
 
 
 def test_an_interrupted_fit_goes_on_where_it_was(cells, model, tmp_path: Path, monkeypatch) -> None:
-    from latentcell.model import training
+    from latentcell.model import fit, training
 
-    monkeypatch.setattr(training.Hooks, "every", 0.0)
-    kept = training._weights
-    calls = {"n": 0}
+    monkeypatch.setattr(fit, "Hooks", partial(training.Hooks, every=0.0))
+    kept, calls = training._held_out, []
 
-    def stopping(module):
-        calls["n"] += 1
-        if isinstance(module, ConditionalModule) and calls["n"] > 6:
-            raise KeyboardInterrupt
-        return kept(module)
+    def stopping(module, *rest):
+        if isinstance(module, ConditionalModule):
+            calls.append(1)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+        return kept(module, *rest)
 
-    monkeypatch.setattr(training, "_weights", stopping)
+    monkeypatch.setattr(training, "_held_out", stopping)
     options = {"epochs": 2, "settings": SETTINGS, "checkpoint": tmp_path / "run.safetensors", "rng": 0}
     with pytest.raises(KeyboardInterrupt):
         unfitted().fit(cells, **options)
     assert (tmp_path / "run-reference.safetensors").exists()
-    monkeypatch.setattr(training, "_weights", kept)
+    assert (tmp_path / "run-target.safetensors").exists()
+    monkeypatch.setattr(training, "_held_out", kept)
     resumed = unfitted().fit(cells, **options)
     np.testing.assert_array_equal(resumed.encode(cells).organisation.mu, model.encode(cells).organisation.mu)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ from latentcell.model.posterior import Posterior
 
 # a finest level of few channels is what makes drawing at full size affordable
 _FINE = 8
-LIKELIHOODS: dict[str, type[lk.Likelihood]] = {"gaussian": lk.Gaussian, "student_t": lk.StudentT}
+LIKELIHOODS: dict[str, type[lk.Gaussian] | type[lk.StudentT]] = {"gaussian": lk.Gaussian, "student_t": lk.StudentT}
 
 
 class _Level(nn.Module):
@@ -86,8 +87,9 @@ class ConditionalNet(nn.Module):
             if weights.dim() == len(size) + 2:
                 weights.data = weights.data.contiguous(memory_format=self.layout)
 
-    def encode(self, x: Tensor, told: Tensor) -> Posterior:
+    def encode(self, x: Any, told: Tensor | None) -> Posterior:
         """Posterior of the structure from ``(n, 1 + R, ...)`` and what is told ``(n, n_told)``."""
+        assert told is not None
         x = F.pad(x, self.padding).contiguous(memory_format=self.layout)
         for level in self.encoder:
             x = level(x, told)
@@ -134,7 +136,7 @@ class ConditionalModule(nn.Module):
     ) -> None:
         super().__init__()
         self.n_latent, self.n_structures = n_latent, n_structures
-        self.likelihood = nn.ModuleList(LIKELIHOODS[likelihood](1) for _ in range(n_structures))  # type: ignore[call-arg]
+        self.likelihood = nn.ModuleList(LIKELIHOODS[likelihood](1) for _ in range(n_structures))
         self.network = ConditionalNet(image_shape, n_latent, n_told=n_told, width=width)
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Posterior, Tensor]:
@@ -157,6 +159,6 @@ class ConditionalModule(nn.Module):
         for structure in shown.unique():
             rows = (shown == structure).nonzero()[:, 0]
             mask = None if batch.mask is None else batch.mask[rows]
-            likelihood = self.likelihood[int(structure)]
+            likelihood: Any = self.likelihood[int(structure)]
             log_p = log_p.index_put((rows,), likelihood.log_prob(target[rows], params[rows], None, mask))
         return log_p

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from latentcell.atomic import replacing
@@ -475,9 +476,7 @@ class IntegratedCell:
                     z = generator.standard_normal((len(batch), self.n_latent[1]), dtype=np.float32)
                     drawn = self._module.network.decode(torch.from_numpy(z).to(x.device), x[:, 1:], _told(batch))
                     x = torch.cat([drawn if batch.mask is None else drawn * batch.mask, x[:, 1:]], 1)
-                pool = (
-                    torch.nn.functional.adaptive_avg_pool3d if x.dim() == 5 else torch.nn.functional.adaptive_avg_pool2d
-                )
+                pool: Any = F.adaptive_avg_pool3d if x.dim() == 5 else F.adaptive_avg_pool2d
                 parts.append(pool(x, [min(16, length) for length in x.shape[2:]]).flatten(1).cpu().numpy())
         return np.concatenate(parts), np.asarray(self.structures_, dtype=object)[pairs.structure]
 
@@ -600,6 +599,12 @@ def _only(cells: AnnData, columns: Sequence[int], names: Sequence[str]) -> AnnDa
     for start in range(0, cells.n_obs, _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, cells.n_obs))
         images[rows] = take_rows(stored, rows)[:, list(columns)]
+    flat = [name for i, name in enumerate(names) if images[:, i].min() == images[:, i].max()]
+    if flat:
+        raise InputError(
+            f"The reference channel {listed(flat)} has one value in every pixel of every cell: it tells nothing of a cell's "
+            "shape. Look at how the images were read, or leave the channel out."
+        )
     kept = ad.AnnData(obs=cells.obs)
     set_images(kept, images, channel_names=names, masks=cells.obsm.get(keys.MASKS))
     return kept

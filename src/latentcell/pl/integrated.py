@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from latentcell import keys
 from latentcell.cells.images import channel_names
 from latentcell.errors import InputError
 from latentcell.pl._images import Display, Pixels, channel_key, draw_tiles, projected, scale_bar
-from latentcell.pl._style import new_figure, note, styled
+from latentcell.pl._style import MUTED, SMALL, new_figure, note, styled
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -57,12 +57,14 @@ def integrated(cells: AnnData, *, n: int = 6, channels: Sequence[str] | None = N
     figure = new_figure(_TILE * (width + len(wanted)) + 0.4, _TILE * len(flat) * first.shape[1] / flat.shape[2] + 0.9)
     axes = figure.subplots(1, 1 + len(wanted), width_ratios=[width, *[1] * len(wanted)], squeeze=False)[0]
     draw_tiles(axes[0], first, 1, gap=2)
-    axes[0].set_title("x y, z right and below" if volumes else "composite", loc="center")
-    for ax, name, tiles in zip(axes[1:], wanted, grey, strict=True):
+    axes[0].set_title("xy, xz, yz" if volumes else "composite", loc="center", fontsize=8)
+    for i, (ax, name, tiles) in enumerate(zip(axes[1:], wanted, grey, strict=True)):
         draw_tiles(ax, _padded(tiles, first.shape[1]), 1, gap=2)
-        ax.set_title(name, loc="center")
-    scale_bar(axes[1], flat.shape[3], gap=2)
-    channel_key(axes[0], display, "composite")
+        ax.set_title(name, loc="center", fontsize=8)
+        if i in display.in_composite:
+            # its colour in the composite
+            ax.plot([0, 1], [1, 1], transform=ax.transAxes, color=display.colors[i], linewidth=4, clip_on=False)
+    figure.supxlabel(f"tiles are {flat.shape[3]} pixels wide", x=0.02, ha="left", fontsize=SMALL, color=MUTED)
     return figure
 
 
@@ -167,10 +169,10 @@ def predicted(cells: AnnData, truth: AnnData | None = None, *, n: int = 5) -> Fi
     return figure
 
 
-def _orthogonal(images: Any, display: Display) -> Pixels:
+def _orthogonal(images: Pixels, display: Display) -> Pixels:
     """Composites of volumes ``(n, C, Z, H, W)`` seen along z, with those along y below and along x to the right."""
     seen = {axis: next(display.panels(images.max(axis=at), "composite"))[1] for axis, at in _AXES.items()}
-    n, depth, height, width = len(images), *images.shape[2:]
+    n, _, depth, height, width = images.shape
     page = np.ones((n, height + depth + 1, width + depth + 1, 3))
     page[:, :height, :width] = seen["xy"]
     page[:, height + 1 :, :width] = seen["xz"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -144,7 +143,7 @@ def recognised(
     return pd.DataFrame(rows).assign(n_cells=len(truth))
 
 
-def _interval(values: np.ndarray, units: Sequence[object] | np.ndarray | None, n: int, seed: int) -> dict[str, float]:
+def _interval(values: np.ndarray, units: np.ndarray | None, n: int, seed: int) -> dict[str, float]:
     counts = resampled_counts(len(values), n=n, replicates=units, rng=np.random.default_rng(seed))[1:]
     n_units = len(values) if units is None else len(set(units))
     low, high = np.nan, np.nan

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import binary_fill_holes, distance_transform_edt
 
 from latentcell.cells.images import set_images
 from latentcell.cells.simulate.factors import SCORED, SIZE, draw
@@ -76,12 +76,12 @@ def organisation(
     placed = _structures(expected[:, 0], masks, obs, Grid.of(size, depth), optics.psf, generator)
     reference = expected[:, [1, 0]]
     if every:
-        names = (*_REFERENCE, *STRUCTURES)
+        names = [*_REFERENCE, *STRUCTURES]
         sharp = np.concatenate([reference, placed], axis=1)
     else:
-        names = (*_REFERENCE, "structure")
+        names = [*_REFERENCE, "structure"]
         sharp = np.concatenate([reference, placed[np.arange(n), shown][:, None]], axis=1)
-        obs["structure"] = pd.Categorical.from_codes(shown, list(STRUCTURES))
+        obs["structure"] = pd.Categorical(np.asarray(STRUCTURES, dtype=object)[shown], list(STRUCTURES))
     cells = AnnData(obs=obs.set_axis([f"cell_{i}" for i in range(n)]))
     set_images(cells, expose(sharp, optics=optics, dtype=dtype, rng=generator), channel_names=names, masks=masks)
     cells.uns["simulation"] = {
@@ -122,7 +122,8 @@ def _distances(dna: Array, masks: np.ndarray, spacing: np.ndarray) -> tuple[Arra
     """Depth under the membrane (0 outside the cell) and distance from the nucleus (negative within), in pixels."""
     inside, outside = np.empty_like(dna), np.empty_like(dna)
     for i, (bright, mask) in enumerate(zip(dna, masks, strict=True)):
-        nucleus = bright > _NUCLEUS * bright.max()
+        # nucleoli are dark, but not outside
+        nucleus = binary_fill_holes(bright > _NUCLEUS * bright.max())
         inside[i] = distance_transform_edt(mask, spacing)
         outside[i] = distance_transform_edt(~nucleus, spacing) - distance_transform_edt(nucleus, spacing)
     return inside, outside
