@@ -27,17 +27,20 @@ LIKELIHOODS: dict[str, type[lk.Gaussian] | type[lk.StudentT]] = {"gaussian": lk.
 
 
 class _Level(nn.Module):
-    """A convolution, a shift of its channels by what is told of the cell, normalisation and SiLU."""
+    """A convolution, its channels scaled and shifted by what is told of the cell, normalisation and SiLU.
+
+    The scale lets a structure ignore what others need (Perez et al. 2018).
+    """
 
     def __init__(self, convolution: nn.Module, channels: int, n_told: int) -> None:
         super().__init__()
         self.convolution = convolution
-        self.told = nn.Linear(n_told, channels)
+        self.told = nn.Linear(n_told, 2 * channels)
         self.activation = GroupNormSiLU(math.gcd(8, channels), channels)
 
     def forward(self, x: Tensor, told: Tensor) -> Tensor:
-        shift = self.told(told)
-        return self.activation(self.convolution(x) + shift.view(*shift.shape, *[1] * (x.dim() - 2)))
+        scale, shift = self.told(told).view(len(x), 2, -1, *[1] * (x.dim() - 2)).unbind(1)
+        return self.activation(torch.addcmul(shift, self.convolution(x), 1 + scale))
 
 
 class ConditionalNet(nn.Module):
@@ -82,7 +85,8 @@ class ConditionalNet(nn.Module):
             _Level(transposed(a + n_reference, b, stride, three_d), b, n_told)
             for a, b, stride in zip(widths[::-1], outputs, strides[::-1], strict=True)
         )
-        self.last = down(_FINE + n_reference, 1, (1,) * len(size), three_d)
+        self.finest = _Level(down(_FINE + n_reference, _FINE, (1,) * len(size), three_d), _FINE, n_told)
+        self.last = nn.Conv3d(_FINE, 1, 1) if three_d else nn.Conv2d(_FINE, 1, 1)
         for weights in self.parameters():
             if weights.dim() == len(size) + 2:
                 weights.data = weights.data.contiguous(memory_format=self.layout)
@@ -105,7 +109,7 @@ class ConditionalNet(nn.Module):
         for level, scale in zip(self.decoder, scales[:0:-1], strict=True):
             joined = torch.cat([x, scale], 1).contiguous(memory_format=self.layout)
             x = level(joined, told)
-        x = self.last(torch.cat([x, scales[0]], 1).contiguous(memory_format=self.layout))
+        x = self.last(self.finest(torch.cat([x, scales[0]], 1).contiguous(memory_format=self.layout), told))
         for axis, length in enumerate(self.size, start=2):
             x = x.narrow(axis, 0, length)
         return x
