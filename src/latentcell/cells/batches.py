@@ -208,7 +208,7 @@ class Source:
         x.div_(torch.as_tensor(self.scale))
         if self.clip:
             x.clamp_(0, 1)
-        region = None if masks is None else _with_margin(masks)
+        region = None if masks is None else with_margin(masks)
         if region is not None:
             # what lies outside, such as neighbours, is not this cell's measurement
             x.mul_(region)
@@ -231,7 +231,7 @@ class Source:
         return batch
 
 
-def _with_margin(masks: np.ndarray) -> Tensor:
+def with_margin(masks: np.ndarray) -> Tensor:
     """Masks grown by `_MARGIN` pixels in the plane, ``(n, 1, ...)`` float32."""
     mask = torch.from_numpy(masks[:, None].astype(np.float32))
     flat = mask.flatten(1, -3)

@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from latentcell import keys
 from latentcell.atomic import replacing
-from latentcell.cells.batches import Batch, in_order
+from latentcell.cells.batches import Batch, in_order, with_margin
 from latentcell.cells.images import channel_names, measured, set_images, take_rows
 from latentcell.cells.structures import (
     Pairs,
@@ -65,6 +66,21 @@ class Integrated(NamedTuple):
 
     shape: Latent
     organisation: Latent
+
+
+class Shape(NamedTuple):
+    """Shapes of cells, in which structures are drawn.
+
+    Attributes
+    ----------
+    reference
+        Reference images in stored units, ``(n, R, ...)`` float32, at the background level outside the cell.
+    region
+        1 where the cell is (and a margin), ``(n, ...)``; None for a model without masks.
+    """
+
+    reference: np.ndarray
+    region: np.ndarray | None
 
 
 class IntegratedCell:
@@ -286,13 +302,13 @@ class IntegratedCell:
             cells.obsm[key] = kept
         return cells
 
-    def decode(self, reference: np.ndarray, z: np.ndarray, structure: str, *, batch: Any = None) -> np.ndarray:
-        """Images of a structure at codes `z` ``(n, d)`` in cells with the given `reference` images, stored units.
+    def decode(self, shape: Shape, z: np.ndarray, structure: str, *, batch: Any = None) -> np.ndarray:
+        """Images of a structure at codes `z` ``(n, d)`` in cells of given shapes, stored units.
 
         Parameters
         ----------
-        reference
-            ``(n, R, ...)``, channels in the order of `reference`, stored units.
+        shape
+            From `shapes` or `shapes_at`.
         structure
             One of ``structures_``.
         batch
@@ -307,11 +323,9 @@ class IntegratedCell:
                 f"There is no structure {structure!r} in this model; it knows: {listed(self.structures_)}."
             )
         number, schema = self.structures_.index(structure), self.reference_.schema_
-        shape = (len(z), len(self.reference), *schema.shape[1:])
-        if reference.shape != shape or z.shape[1:] != self.n_latent[1:]:
+        if z.shape != (len(shape.reference), self.n_latent[1]):
             raise InputError(
-                f"reference {reference.shape} and z {z.shape} do not fit the model: expected {shape} and "
-                f"({len(z)}, {self.n_latent[1]})."
+                f"z is {z.shape}, but there are {len(shape.reference)} cells and {self.n_latent[1]} dimensions."
             )
         told = np.zeros((len(z), len(self.structures_) + len(self.reference)), dtype=np.float32)
         told[:, number] = told[:, len(self.structures_) :] = 1
@@ -322,13 +336,32 @@ class IntegratedCell:
         with torch.inference_mode():
             for start in range(0, len(z), _BLOCK):
                 rows = slice(start, start + _BLOCK)
-                scaled = (reference[rows] - _per_channel(schema.location, shape)) / _per_channel(schema.scale, shape)
+                scaled = self._scaled(shape.reference[rows])
                 codes, seen, given = (
                     torch.from_numpy(np.asarray(each, dtype=np.float32)).to(device)
                     for each in (z[rows], scaled, told[rows])
                 )
-                drawn.append(self._module.network.decode(codes, seen, given)[:, 0].cpu().numpy() * scale + location)
+                x = self._module.network.decode(codes, seen, given)[:, 0].cpu().numpy()
+                # what lies outside the cell was never asked for
+                drawn.append((x if shape.region is None else x * shape.region[rows]) * scale + location)
         return np.concatenate(drawn).astype(np.float32)
+
+    def shapes(self, cells: AnnData, rows: np.ndarray | None = None) -> Shape:
+        """Reference and region of `cells`, or of some of their `rows`, at the angle at which they were imaged."""
+        rows = np.arange(cells.n_obs) if rows is None else rows
+        columns = find_channels(channel_names(cells), self.reference)
+        reference = take_rows(measured(cells), rows)[:, columns].astype(np.float32)
+        if not self.reference_.schema_.masked:
+            return Shape(reference, None)
+        if keys.MASKS not in cells.obsm:
+            raise InputError('The model was fitted with cell masks, but these cells have no obsm["masks"].')
+        region = with_margin(take_rows(cells.obsm[keys.MASKS], rows) > 0).numpy()
+        return Shape(self.reference_.schema_.unscaled(self._scaled(reference) * region), region[:, 0])
+
+    def shapes_at(self, z: np.ndarray, *, batch: Any = None) -> Shape:
+        """Reference and region decoded at codes of shape ``(n, d)``."""
+        reference = self.reference_.decode(z, batch=batch)
+        return Shape(reference, self.reference_.region(z, batch=batch))
 
     def predict(
         self,
@@ -359,19 +392,19 @@ class IntegratedCell:
         import anndata as ad
 
         wanted = self.structures_ if structures is None else list(structures)
-        columns = find_channels(channel_names(cells), self.reference)
         generator, n_reference = np.random.default_rng(rng), len(self.reference)
         stored = measured(cells)
         images = np.empty((cells.n_obs, n_reference + len(wanted), *stored.shape[2:]), dtype=np.float32)
         spread = np.empty((cells.n_obs, len(wanted), *stored.shape[2:]), dtype=np.float32)
         for start in range(0, cells.n_obs, _BLOCK):
             rows = np.arange(start, min(start + _BLOCK, cells.n_obs))
-            images[rows, :n_reference] = reference = take_rows(stored, rows)[:, columns]
+            shape = self.shapes(cells, rows)
+            images[rows, :n_reference] = shape.reference
             for i, structure in enumerate(wanted):
                 total, square = np.zeros((2, *spread[rows, i].shape))
                 for _ in range(n_draws):
                     z = generator.standard_normal((len(rows), self.n_latent[1]))
-                    drawn = self.decode(reference, z, structure, batch=batch)
+                    drawn = self.decode(shape, z, structure, batch=batch)
                     total += drawn
                     square += drawn.astype(np.float64) ** 2
                 mean = total / n_draws
@@ -400,15 +433,15 @@ class IntegratedCell:
         import anndata as ad
 
         wanted, generator = self.structures_ if structures is None else list(structures), np.random.default_rng(rng)
-        shape = generator.standard_normal((n, self.n_latent[0])).astype(np.float32)
+        codes = generator.standard_normal((n, self.n_latent[0])).astype(np.float32)
         organisation = generator.standard_normal((n, len(wanted), self.n_latent[1])).astype(np.float32)
-        reference = self.reference_.decode(shape, batch=batch)
-        drawn = [self.decode(reference, organisation[:, i], name, batch=batch) for i, name in enumerate(wanted)]
+        shape = self.shapes_at(codes, batch=batch)
+        drawn = [self.decode(shape, organisation[:, i], name, batch=batch) for i, name in enumerate(wanted)]
         sampled = ad.AnnData(obs=pd.DataFrame(index=[f"sample_{i}" for i in range(n)]))
         set_images(
-            sampled, np.concatenate([reference, np.stack(drawn, 1)], 1), channel_names=[*self.reference, *wanted]
+            sampled, np.concatenate([shape.reference, np.stack(drawn, 1)], 1), channel_names=[*self.reference, *wanted]
         )
-        sampled.obsm["shape"], sampled.obsm["organisation"] = shape, organisation.reshape(n, -1)
+        sampled.obsm["shape"], sampled.obsm["organisation"] = codes, organisation.reshape(n, -1)
         return sampled
 
     def nll(
@@ -581,6 +614,15 @@ class IntegratedCell:
         for batch in in_order(source, np.arange(len(pairs)), _BLOCK):
             yield batch.to(device)
 
+    def _scaled(self, reference: np.ndarray) -> np.ndarray:
+        """Reference in stored units as the models see it."""
+        schema = self.reference_.schema_
+        location, scale = (
+            np.asarray(each, dtype=np.float32).reshape(1, -1, *[1] * (reference.ndim - 2))
+            for each in (schema.location, schema.scale)
+        )
+        return np.asarray((reference - location) / scale, dtype=np.float32)
+
     def _augmented(self, batch: Batch, noise: torch.Generator) -> Batch:
         changed = augmented(batch, noise, "as_is" if self.orientation == "as_is" else "augment")
         if self.hide == 1:
@@ -592,8 +634,6 @@ def _only(cells: AnnData, columns: Sequence[int], names: Sequence[str]) -> AnnDa
     """The same cells with some of their channels."""
     import anndata as ad
 
-    from latentcell import keys
-
     stored = measured(cells)
     images = np.empty((cells.n_obs, len(columns), *stored.shape[2:]), dtype=stored.dtype)
     for start in range(0, cells.n_obs, _BLOCK):
@@ -602,8 +642,8 @@ def _only(cells: AnnData, columns: Sequence[int], names: Sequence[str]) -> AnnDa
     flat = [name for i, name in enumerate(names) if images[:, i].min() == images[:, i].max()]
     if flat:
         raise InputError(
-            f"The reference channel {listed(flat)} has one value in every pixel of every cell: it tells nothing of a cell's "
-            "shape. Look at how the images were read, or leave the channel out."
+            f"The reference channel {listed(flat)} has one value in every pixel of every cell: it tells nothing of a "
+            "cell's shape. Look at how the images were read, or leave the channel out."
         )
     kept = ad.AnnData(obs=cells.obs)
     set_images(kept, images, channel_names=names, masks=cells.obsm.get(keys.MASKS))
@@ -613,10 +653,6 @@ def _only(cells: AnnData, columns: Sequence[int], names: Sequence[str]) -> AnnDa
 def _told(batch: Batch) -> Tensor:
     assert batch.covariates is not None
     return batch.covariates
-
-
-def _per_channel(values: Sequence[float], shape: Sequence[int]) -> np.ndarray:
-    return np.asarray(values, dtype=np.float32).reshape(1, -1, *[1] * (len(shape) - 2))
 
 
 def _beside(checkpoint: str | Path | None, name: str) -> Path | None:

@@ -313,6 +313,21 @@ class VAE:
         given = Conditions(self.schema_.decoder_covariates(batch, len(z)), library_size)
         return decode(self._module, self.schema_, z, given, refiner=self._refiner_for(sharp), noise=noise, rng=rng)
 
+    def region(self, z: np.ndarray, *, batch: Any = None) -> np.ndarray | None:
+        """Probability that each pixel lies in the cell's region, ``(n, ...)``; None for a model without masks."""
+        if not self.schema_.masked:
+            return None
+        z = np.atleast_2d(np.asarray(z, dtype=np.float32))
+        covariates, parts = self.schema_.decoder_covariates(batch, len(z)), []
+        with torch.inference_mode():
+            for start in range(0, len(z), _BLOCK):
+                rows = slice(start, start + _BLOCK)
+                told = None if covariates is None else torch.from_numpy(covariates[rows]).to(self._device)
+                found = self._module.region(torch.from_numpy(z[rows]).to(self._device), told)
+                assert found is not None
+                parts.append(found[:, 0].cpu().numpy())
+        return np.concatenate(parts)
+
     def sample(
         self,
         n: int,

@@ -98,7 +98,7 @@ def organisation(
     if vary == "organisation":
         n_rows = min(n_rows, cells.n_obs)
         dimension = int(model.latent_.sort_values("kl", ascending=False)["dimension"].iloc[0])
-        reference = np.repeat(model.reference_.measurements(cells, np.arange(n_rows)), n, axis=0)
+        given = model.shapes(cells, np.repeat(np.arange(n_rows), n))
         z = np.zeros((n_rows * n, model.n_latent[1]), dtype=np.float32)
         z[:, dimension] = np.tile(steps, n_rows)
         walked = f"organisation, dimension {dimension}"
@@ -106,11 +106,11 @@ def organisation(
         dimension = model.reference_.dimensions_[0]
         shape = np.zeros((n_rows * n, model.n_latent[0]), dtype=np.float32)
         shape[:, dimension] = np.tile(steps, n_rows)
-        reference = model.reference_.decode(shape)
+        given = model.shapes_at(shape)
         z = np.repeat(generator.standard_normal((n_rows, model.n_latent[1])).astype(np.float32), n, axis=0)
         walked = f"shape, dimension {dimension}"
-    drawn = model.decode(reference, z, structure)
-    images = projected(np.concatenate([reference, drawn[:, None]], axis=1))
+    drawn = model.decode(given, z, structure)
+    images = projected(np.concatenate([given.reference, drawn[:, None]], axis=1))
     display = Display.of(images, [*model.reference, structure])
     figure = new_figure(_TILE * n + 0.6, _TILE * n_rows * images.shape[2] / images.shape[3] + 1.1)
     ax = figure.subplots()
@@ -159,11 +159,10 @@ def predicted(cells: AnnData, truth: AnnData | None = None, *, n: int = 5) -> Fi
     for ax, (title, tiles) in zip(axes, columns, strict=True):
         draw_tiles(ax, tiles, 1, gap=2)
         ax.set_title(title, loc="center", fontsize=8)
-    scale_bar(axes[0], flat.shape[3], gap=2)
     note(
         figure,
         "Predictions are means over draws of the organisation; SD is shown with white at half the range of the mean. "
-        "It holds what shape leaves open about the organisation, not noise.",
+        f"It holds what shape leaves open about the organisation, not noise. Tiles are {flat.shape[3]} pixels wide.",
         figure.get_figwidth(),
     )
     return figure
