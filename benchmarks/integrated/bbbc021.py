@@ -13,6 +13,7 @@ import pandas as pd
 from benchmarks.common import data_dir, write
 
 import latentcell as lc
+from latentcell.tl.coupling import average_nll
 
 REFERENCE, TARGET = ["DAPI", "Actin"], "Tubulin"
 KEPT_OUT = ("Week4_27481", "Week4_27801")
@@ -29,7 +30,7 @@ def main() -> None:
     model = lc.IntegratedCell(REFERENCE, TARGET).fit(cells, exclude=away, epochs=given.epochs, rng=0)
     free = lc.IntegratedCell(REFERENCE, TARGET, hide=1.0).fit(cells, exclude=away, epochs=given.epochs, rng=0)
     write(lc.tl.coupling(new, model, replicate="well"), "integrated/bbbc021_coupling")
-    nll = model.nll(new).assign(without=free.nll(new, told=[])["nll"], mean=model.mean_nll(new)["nll"])
+    nll = model.nll(new).assign(without=free.nll(new, told=[])["nll"], mean=average_nll(model, new))
     nll = nll.assign(plate=new.obs["plate"].to_numpy()[nll["cell"]])
     gains = pd.DataFrame(
         {"plate": nll["plate"], "over_free": nll["without"] - nll["nll"], "over_mean": nll["mean"] - nll["nll"]}

@@ -15,6 +15,7 @@ from benchmarks.common import write
 from scipy.ndimage import distance_transform_edt
 
 import latentcell as lc
+from latentcell.tl.coupling import average_nll
 
 STRUCTURES = lc.cells.simulate.STRUCTURES
 REFERENCE = ["membrane", "DNA"]
@@ -75,7 +76,7 @@ def main() -> None:
             lc.pl.save(lc.pl.predicted(model.predict(few), few), figures / "predicted")
         free = lc.IntegratedCell(REFERENCE, "structure", hide=1.0, **settings)
         free.fit(cells, exclude=away, epochs=given.epochs, rng=seed)
-        nll = model.nll(new).assign(without=free.nll(new, told=[])["nll"], mean=model.mean_nll(new)["nll"], seed=seed)
+        nll = model.nll(new).assign(without=free.nll(new, told=[])["nll"], mean=average_nll(model, new), seed=seed)
         likelihoods.append(nll)
         named.append(lc.tl.recognised(new, model, old).assign(seed=seed))
         truth = lc.cells.simulate.organisation(1000, every=True, rng=200 + seed)

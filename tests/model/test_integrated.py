@@ -14,7 +14,9 @@ import torch
 import latentcell as lc
 from latentcell.errors import InputError, NotFittedError
 from latentcell.model.conditional import ConditionalModule, ConditionalNet
+from latentcell.model.population import Population
 from latentcell.model.training import Settings
+from latentcell.tl.coupling import average_nll
 
 SETTINGS = Settings(threads=1)
 REFERENCE = ["membrane", "DNA"]
@@ -148,14 +150,14 @@ def test_hiding_a_channel_makes_the_likelihood_blind_to_it(model, cells) -> None
 
 def test_the_likelihood_of_the_average_image_is_the_gaussian_one(model, cells) -> None:
     few = cells[:4].copy()
-    (mean, variance), source = model._averages, model._source(few, model._pairs(few))
-    x, s = source.batch(np.arange(4)).x[:, 0].numpy(), model._pairs(few).structure
+    (mean, variance), source = model.averages_, model._source(few, model.pairs(few))
+    x, s = source.batch(np.arange(4)).x[:, 0].numpy(), model.pairs(few).structure
     mask = source.batch(np.arange(4)).mask[:, 0].numpy() > 0
     expected = [
         -np.sum(-0.5 * (x[i] - mean[s[i]])[mask[i]] ** 2 / variance[s[i]] - 0.5 * np.log(2 * np.pi * variance[s[i]]))
         for i in range(4)
     ]
-    np.testing.assert_allclose(model.mean_nll(few)["nll"], expected, rtol=1e-4)
+    np.testing.assert_allclose(average_nll(model, few), expected, rtol=1e-4)
 
 
 def test_a_saved_model_is_the_same_when_loaded(model, cells, tmp_path: Path) -> None:
@@ -165,7 +167,7 @@ def test_a_saved_model_is_the_same_when_loaded(model, cells, tmp_path: Path) -> 
     for a, b in zip(model.encode(few).organisation, loaded.encode(few).organisation, strict=True):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(model.sample(2, rng=0).obsm["images"], loaded.sample(2, rng=0).obsm["images"])
-    np.testing.assert_array_equal(model.mean_nll(few)["nll"], loaded.mean_nll(few)["nll"])
+    np.testing.assert_array_equal(average_nll(model, few), average_nll(loaded, few))
     assert loaded.report_["structures"] == model.structures_
 
 
@@ -224,6 +226,20 @@ def test_decoders_are_told_the_batch(cells) -> None:
     shape, z = model.shapes(two, np.arange(2)), np.zeros((2, 4), dtype=np.float32)
     drawn = [model.decode(shape, z, "cortex", batch=level) for level in ("p1", "p2")]
     assert not np.allclose(*drawn)
+
+
+def test_drawn_codes_are_distributed_as_those_of_the_cells() -> None:
+    rng = np.random.default_rng(0)
+    mu = rng.multivariate_normal([2.0, -1.0], [[1.0, 0.8], [0.8, 2.0]], 5000).astype(np.float32)
+    drawn = Population.of(mu, np.full((5000, 2), 0.1, dtype=np.float32)).draw(20_000, rng)
+    np.testing.assert_allclose(drawn.mean(0), [2, -1], atol=0.05)
+    np.testing.assert_allclose(np.cov(drawn.T), [[1.1, 0.8], [0.8, 2.1]], atol=0.1)
+
+
+def test_without_cells_codes_are_drawn_from_the_prior() -> None:
+    nobody = Population.of(np.empty((0, 3), dtype=np.float32), np.empty((0, 3), dtype=np.float32))
+    np.testing.assert_array_equal(nobody.mean, 0)
+    np.testing.assert_allclose(nobody.root, np.eye(3), atol=1e-6)
 
 
 # refused

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,9 +27,6 @@ class Known:
         gain = 10 * ("a" in told) * (self.table["structure"] == "tied") + self.noise[len(told) + ("b" in told)]
         return self.table.assign(nll=100 - gain)
 
-    def mean_nll(self, cells) -> pd.DataFrame:
-        return self.table.assign(nll=150.0)
-
     def seen(self, cells) -> np.ndarray:
         return np.zeros(cells.n_obs, dtype=bool)
 
@@ -43,6 +42,15 @@ def row(table: pd.DataFrame, structure: str, channel: str, question: str) -> pd.
     found = table[(table["structure"] == structure) & (table["channel"] == channel) & (table["question"] == question)]
     assert len(found) == 1
     return found.iloc[0]
+
+
+@pytest.fixture(autouse=True)
+def _average(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """The stand-in has no images; its average explains 50 nats less than nothing told."""
+    if "measured_on" not in request.node.name:
+        monkeypatch.setattr(
+            importlib.import_module("latentcell.tl.coupling"), "average_nll", lambda *_: np.full(200, 150.0)
+        )
 
 
 def test_nats_are_those_that_the_channels_tell(cells) -> None:

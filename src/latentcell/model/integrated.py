@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from latentcell import keys
@@ -39,6 +38,7 @@ from latentcell.model.conditional import LIKELIHOODS, ConditionalModule
 from latentcell.model.fit import augmented, fit_module, fit_report, make_plan, seed_of, threads_for
 from latentcell.model.module import importance_nll
 from latentcell.model.objectives import Objective
+from latentcell.model.population import Population
 from latentcell.model.schema import Orientation
 from latentcell.model.split import Split, split_cells
 from latentcell.model.training import Settings
@@ -49,8 +49,20 @@ if TYPE_CHECKING:
 
 # cells drawn at once, pairs of cells and structures at once, and cells copied at once
 _BLOCK = 128
-_AVERAGES = ("image", "variance")
-_FITTED = ("reference_", "structures_", "report_", "history_", "latent_", "_module", "_ranges", "_averages")
+# training cells whose codes are looked at
+_MET = 5000
+_FITTED = (
+    "reference_",
+    "structures_",
+    "report_",
+    "history_",
+    "latent_",
+    "averages_",
+    "ranges_",
+    "_module",
+    "_shapes",
+    "_organisations",
+)
 
 
 class Integrated(NamedTuple):
@@ -122,6 +134,10 @@ class IntegratedCell:
         Model of the shape, for `latentcell.tl.factors`, `latentcell.tl.interpolate` and the figures of a VAE.
     structures_ : list of str
         Structures by name.
+    ranges_ : ndarray
+        Location and scale by which the images of each structure are scaled, ``(S, 2)``.
+    averages_ : tuple of ndarray
+        Mean image of each structure in training, ``(S, ...)`` as the model sees it, and squared deviation from it.
     report_, history_, latent_
         As of a VAE, of the conditional model.
 
@@ -140,6 +156,8 @@ class IntegratedCell:
     report_: dict[str, Any]
     history_: pd.DataFrame
     latent_: pd.DataFrame
+    averages_: tuple[np.ndarray, np.ndarray]
+    ranges_: np.ndarray
 
     def __init__(
         self,
@@ -241,10 +259,10 @@ class IntegratedCell:
             checkpoint=_beside(checkpoint, "reference"),
             rng=seed,
         )
-        self.structures_, self._ranges = pairs.structures, found
+        self.structures_, self.ranges_ = pairs.structures, found
         self._module = self._build(seed).to(settings.torch_device())
         source = self._source(cells, pairs)
-        self._averages = average_images(in_order(source, chosen.train, _BLOCK), len(self.structures_))
+        self.averages_ = average_images(in_order(source, chosen.train, _BLOCK), len(self.structures_))
         plan = make_plan(
             len(chosen.train),
             settings,
@@ -265,15 +283,16 @@ class IntegratedCell:
             )
             self.report_, self.latent_ = fit_report(self._module, source, chosen, progress, plan)
         self.history_ = pd.DataFrame(progress.history)
+        self._meet(cells[split.train])
         self.report_ |= {"structures": self.structures_, "reference": self.reference, "hide": self.hide}
         return self
 
     def encode(self, cells: AnnData) -> Integrated:
         """Codes of shape and organisation of each cell."""
-        pairs = self._pairs(cells)
+        pairs = self.pairs(cells)
         mu, var = np.full((2, cells.n_obs, len(self.structures_), self.n_latent[1]), np.nan, dtype=np.float32)
         with torch.inference_mode(), threads_for(None):
-            for batch in self._batches(cells, pairs):
+            for batch in self.batches(cells, pairs):
                 posterior = self._module.network.encode(batch.dense, _told(batch))
                 at = pairs.cell[batch.index], pairs.structure[batch.index]
                 mu[at] = posterior.mu.cpu().numpy()
@@ -295,7 +314,7 @@ class IntegratedCell:
                 cells.obsm[f"organisation_{name}"] = codes.organisation.mu[:, i]
                 cells.obsm[f"organisation_{name}_var"] = codes.organisation.var[:, i]
             return cells
-        pairs = self._pairs(cells)
+        pairs = self.pairs(cells)
         for key, values in (("organisation", codes.organisation.mu), ("organisation_var", codes.organisation.var)):
             kept = np.full((cells.n_obs, self.n_latent[1]), np.nan, dtype=np.float32)
             kept[pairs.cell] = values[pairs.cell, pairs.structure]
@@ -318,11 +337,7 @@ class IntegratedCell:
         -------
         ``(n, ...)`` float32.
         """
-        if structure not in self.structures_:
-            raise InputError(
-                f"There is no structure {structure!r} in this model; it knows: {listed(self.structures_)}."
-            )
-        number, schema = self.structures_.index(structure), self.reference_.schema_
+        number, schema = self._number(structure), self.reference_.schema_
         if z.shape != (len(shape.reference), self.n_latent[1]):
             raise InputError(
                 f"z is {z.shape}, but there are {len(shape.reference)} cells and {self.n_latent[1]} dimensions."
@@ -331,7 +346,7 @@ class IntegratedCell:
         told[:, number] = told[:, len(self.structures_) :] = 1
         levels = schema.decoder_covariates(batch, len(z))
         told = told if levels is None else np.concatenate([told, levels], axis=1)
-        location, scale = self._ranges[number]
+        location, scale = self.ranges_[number]
         device, drawn = next(self._module.parameters()).device, []
         with torch.inference_mode():
             for start in range(0, len(z), _BLOCK):
@@ -381,7 +396,7 @@ class IntegratedCell:
         structures
             Which to draw; all by default.
         n_draws
-            Draws of the organisation z_t from its prior, over which mean and SD are taken.
+            Draws of the organisation z_t, as that of the training cells, over which mean and SD are taken.
 
         Returns
         -------
@@ -403,7 +418,7 @@ class IntegratedCell:
             for i, structure in enumerate(wanted):
                 total, square = np.zeros((2, *spread[rows, i].shape))
                 for _ in range(n_draws):
-                    z = generator.standard_normal((len(rows), self.n_latent[1]))
+                    z = self.organisations(structure, len(rows), generator)
                     drawn = self.decode(shape, z, structure, batch=batch)
                     total += drawn
                     square += drawn.astype(np.float64) ** 2
@@ -425,6 +440,9 @@ class IntegratedCell:
     ) -> AnnData:
         """Cells that never were, with all structures: z_r to the reference, z_t of each structure to its image.
 
+        Codes are drawn from the normal distribution that those of the training cells have
+        (`latentcell.model.population.Population`).
+
         Returns
         -------
         AnnData with ``obsm["images"]`` ``(n, R + S, ...)``, ``obsm["shape"]`` and ``obsm["organisation"]`` ``(n, S d)``
@@ -433,8 +451,8 @@ class IntegratedCell:
         import anndata as ad
 
         wanted, generator = self.structures_ if structures is None else list(structures), np.random.default_rng(rng)
-        codes = generator.standard_normal((n, self.n_latent[0])).astype(np.float32)
-        organisation = generator.standard_normal((n, len(wanted), self.n_latent[1])).astype(np.float32)
+        codes = self._shapes.draw(n, generator)
+        organisation = np.stack([self.organisations(name, n, generator) for name in wanted], 1)
         shape = self.shapes_at(codes, batch=batch)
         drawn = [self.decode(shape, organisation[:, i], name, batch=batch) for i, name in enumerate(wanted)]
         sampled = ad.AnnData(obs=pd.DataFrame(index=[f"sample_{i}" for i in range(n)]))
@@ -463,13 +481,13 @@ class IntegratedCell:
         -------
         Columns ``cell`` (row), ``structure``, ``nll`` and ``ess``, the effective number of draws.
         """
-        pairs = self._pairs(cells)
+        pairs = self.pairs(cells)
         columns = range(len(self.reference)) if told is None else find_channels(self.reference, told)
         kept = torch.zeros(len(self.reference))
         kept[list(columns)] = 1
 
         def batches() -> Iterator[Batch]:
-            for batch in self._batches(cells, pairs):
+            for batch in self.batches(cells, pairs):
                 yield hidden(batch, kept.to(batch.dense.device).expand(len(batch), -1), len(self.structures_))
 
         with threads_for(None):
@@ -477,51 +495,14 @@ class IntegratedCell:
         names = np.asarray(self.structures_, dtype=object)[pairs.structure]
         return pd.DataFrame({"cell": pairs.cell, "structure": names, **result._asdict()})
 
-    def mean_nll(self, cells: AnnData) -> pd.DataFrame:
-        """-log p of each structure under the average image of its kind in training, in nats; as `nll`.
-
-        With Gaussian noise of one variance per structure.
-        """
-        pairs, parts = self._pairs(cells), []
-        averages, variances = (torch.from_numpy(each) for each in self._averages)
-        for batch in in_order(self._source(cells, pairs), np.arange(len(pairs)), _BLOCK):
-            shown = torch.from_numpy(pairs.structure[batch.index])
-            variance = variances[shown].view(-1, *[1] * (batch.dense.dim() - 2))
-            square = (batch.dense[:, 0] - averages[shown]).square()
-            nll = 0.5 * (square / variance + variance.log() + math.log(2 * math.pi))
-            parts.append((nll if batch.mask is None else nll * batch.mask[:, 0]).flatten(1).double().sum(1).numpy())
-        names = np.asarray(self.structures_, dtype=object)[pairs.structure]
-        return pd.DataFrame({"cell": pairs.cell, "structure": names, "nll": np.concatenate(parts)})
-
-    def pictures(
-        self, cells: AnnData, *, predicted: bool = False, rng: int | np.random.Generator | None = 0
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Small images of what each cell shows, structure and reference, ``(m, k)``, and the names ``(m,)``.
-
-        Scaled, averaged to at most 16 pixels along each axis; with `predicted` the structure is drawn in the cell's
-        shape at a random z_t instead.
-        """
-        pairs, generator, parts = self._pairs(cells), np.random.default_rng(rng), []
-        with torch.inference_mode(), threads_for(None):
-            for batch in self._batches(cells, pairs):
-                x = batch.dense
-                if predicted:
-                    z = generator.standard_normal((len(batch), self.n_latent[1]), dtype=np.float32)
-                    drawn = self._module.network.decode(torch.from_numpy(z).to(x.device), x[:, 1:], _told(batch))
-                    x = torch.cat([drawn if batch.mask is None else drawn * batch.mask, x[:, 1:]], 1)
-                pool: Any = F.adaptive_avg_pool3d if x.dim() == 5 else F.adaptive_avg_pool2d
-                parts.append(pool(x, [min(16, length) for length in x.shape[2:]]).flatten(1).cpu().numpy())
-        return np.concatenate(parts), np.asarray(self.structures_, dtype=object)[pairs.structure]
-
     def seen(self, cells: AnnData) -> np.ndarray:
         """Which of `cells` the model was fitted on, by their reference channels, ``(n,)``."""
         return self.reference_.seen(cells)
 
     def save(self, folder: str | Path) -> str:
         """Write the model to a folder, atomically; returns the sha256 of the conditional model's weights."""
-        tensors = dict(self._module.state_dict()) | {"_ranges": torch.from_numpy(self._ranges)}
-        averages = zip(_AVERAGES, self._averages, strict=True)
-        tensors |= {f"_average_{name}": torch.from_numpy(each) for name, each in averages}
+        tensors = dict(self._module.state_dict())
+        tensors |= {f"_learnt.{name}": torch.from_numpy(each) for name, each in self._learnt().items()}
         with replacing(Path(folder)) as temporary:
             temporary.mkdir()
             self.reference_.save(temporary / "reference")
@@ -545,9 +526,9 @@ class IntegratedCell:
             settings = config["settings"] | {"objective": objectives.from_description(config["objective"])}
             model = cls(**settings)
             model.reference_ = VAE.load(Path(folder) / "reference")
-            model.structures_, model._ranges = config["structures"], tensors.pop("_ranges").numpy()
-            mean, variance = (tensors.pop(f"_average_{name}").numpy() for name in _AVERAGES)
-            model._averages = (mean, variance)
+            model.structures_ = config["structures"]
+            learnt = {name: tensors.pop(name).numpy() for name in list(tensors) if name.startswith("_learnt.")}
+            model._learn({name.removeprefix("_learnt."): each for name, each in learnt.items()})
             model._module = model._build(0)
             model._module.load_state_dict(tensors)
             model._module.eval()
@@ -558,6 +539,38 @@ class IntegratedCell:
                 raise
             raise InputError(f"The description and the weights in {folder} do not make a model: {error}.") from None
         return model
+
+    def organisations(self, structure: str, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Codes of the organisation of a structure ``(n, d)``, drawn from where those of the training cells lie."""
+        return self._organisations[self._number(structure)].draw(n, rng)
+
+    def _number(self, structure: str) -> int:
+        if structure not in self.structures_:
+            raise InputError(
+                f"There is no structure {structure!r} in this model; it knows: {listed(self.structures_)}."
+            )
+        return self.structures_.index(structure)
+
+    def _meet(self, cells: AnnData) -> None:
+        """Remember where the codes of the training cells lie."""
+        some = cells[:: math.ceil(cells.n_obs / _MET)].copy()
+        (mu, var), (z, z_var) = self.encode(some)
+        self._shapes = Population.of(mu, var)
+        shown = np.isfinite(z).all(2).T
+        self._organisations = [Population.of(z[rows, i], z_var[rows, i]) for i, rows in enumerate(shown)]
+
+    def _learnt(self) -> dict[str, np.ndarray]:
+        """Arrays beside the weights, by name."""
+        kept = {"ranges": self.ranges_, "averages": self.averages_[0], "variances": self.averages_[1]}
+        for i, each in enumerate([self._shapes, *self._organisations]):
+            kept |= {f"{i}.mean": each.mean, f"{i}.root": each.root}
+        return kept
+
+    def _learn(self, kept: dict[str, np.ndarray]) -> None:
+        """Inverse of `_learnt`."""
+        self.ranges_, self.averages_ = kept["ranges"], (kept["averages"], kept["variances"])
+        n = 1 + len(self.structures_)
+        self._shapes, *self._organisations = [Population(kept[f"{i}.mean"], kept[f"{i}.root"]) for i in range(n)]
 
     def _description(self) -> dict[str, Any]:
         names = ("reference", "target", "structure_key", "n_latent", "likelihood", "batch_key", "orientation", "width")
@@ -570,7 +583,7 @@ class IntegratedCell:
         }
 
     def _digest(self) -> str:
-        about = [self.reference_.schema_.digest(), self.structures_, self._ranges.tolist(), self.hide, self.orientation]
+        about = [self.reference_.schema_.digest(), self.structures_, self.ranges_.tolist(), self.hide, self.orientation]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
     def _build(self, seed: int) -> ConditionalModule:
@@ -586,7 +599,7 @@ class IntegratedCell:
                 width=self.width,
             )
 
-    def _pairs(self, cells: AnnData) -> Pairs:
+    def pairs(self, cells: AnnData) -> Pairs:
         """Pairs in `cells` whose structures the model knows, numbered as in the model."""
         pairs = find_pairs(cells, self.target, self.structure_key)
         numbers = pd.Index(self.structures_).get_indexer(pd.Index(pairs.structures))
@@ -603,12 +616,13 @@ class IntegratedCell:
             pairs,
             reference=find_channels(channel_names(cells), self.reference),
             scaling=(np.asarray(schema.location), np.asarray(schema.scale)),
-            found=self._ranges,
+            found=self.ranges_,
             batches=given.covariates,
             masks=given.masks,
         )
 
-    def _batches(self, cells: AnnData, pairs: Pairs) -> Iterator[Batch]:
+    def batches(self, cells: AnnData, pairs: Pairs) -> Iterator[Batch]:
+        """Minibatches of pairs in order, as the model sees them."""
         self._module.eval()
         source, device = self._source(cells, pairs), next(self._module.parameters()).device
         for batch in in_order(source, np.arange(len(pairs)), _BLOCK):

@@ -89,7 +89,8 @@ def organisation(
         Which is drawn, over the reference.
     vary
         ``"organisation"``: each row is a real cell; along it the most used dimension of z_t goes from -2 to 2 SD of its
-        prior. ``"shape"``: each row is one organisation, drawn from its prior; along it the most used dimension of
+        prior. ``"shape"``: each row is one organisation, drawn as those of training cells
+        are; along it the most used dimension of
         z_r goes from -2 to 2.
     """
     if vary not in ("organisation", "shape"):
@@ -107,7 +108,7 @@ def organisation(
         shape = np.zeros((n_rows * n, model.n_latent[0]), dtype=np.float32)
         shape[:, dimension] = np.tile(steps, n_rows)
         given = model.shapes_at(shape)
-        z = np.repeat(generator.standard_normal((n_rows, model.n_latent[1])).astype(np.float32), n, axis=0)
+        z = np.repeat(model.organisations(structure, n_rows, generator), n, axis=0)
         walked = f"shape, dimension {dimension}"
     drawn = model.decode(given, z, structure)
     images = projected(np.concatenate([given.reference, drawn[:, None]], axis=1))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
+import torch.nn.functional as F
 
 from latentcell.cells.levels import column
 from latentcell.errors import InputError
@@ -15,6 +18,8 @@ from latentcell.stats.distances import resampled_counts
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from latentcell.cells.batches import Batch
+    from latentcell.cells.structures import Pairs
     from latentcell.model.integrated import IntegratedCell
 
 _CONFIDENCE = (2.5, 97.5)
@@ -81,7 +86,7 @@ def coupling(
     for told in dict.fromkeys(sets):
         table = model.nll(cells, told=told, n_samples=n_samples, rng=seed)
         nll[told] = table["nll"].to_numpy()
-    average = model.mean_nll(cells)["nll"].to_numpy()
+    average = average_nll(model, cells)
     everything = nll[tuple(names)]
     gains = {("all", "all"): nll[()] - everything, ("all", "mean"): average - everything}
     for name in names:
@@ -124,9 +129,9 @@ def recognised(
     from sklearn.pipeline import make_pipeline
 
     seed = int(np.random.default_rng(rng).integers(2**31))
-    known, labels = model.pictures(train)
-    shown, truth = model.pictures(cells)
-    drawn, _ = model.pictures(cells, predicted=True, rng=seed)
+    known, labels = _pictures(model, train)
+    shown, truth = _pictures(model, cells)
+    drawn, _ = _pictures(model, cells, np.random.default_rng(seed))
     classifier = make_pipeline(
         PCA(min(n_components, len(known) - 1, known.shape[1]), random_state=seed), LinearDiscriminantAnalysis()
     ).fit(known, labels)
@@ -141,6 +146,54 @@ def recognised(
         found = _interval(hits.astype(float), None, 1000, seed)
         rows.append({"images": name, "accuracy": found["nats"], "low": found["low"], "high": found["high"]})
     return pd.DataFrame(rows).assign(n_cells=len(truth))
+
+
+def average_nll(model: IntegratedCell, cells: AnnData) -> np.ndarray:
+    """-log p of what each cell shows under the average image of its structure in training, in nats, ``(m,)``.
+
+    With Gaussian noise of one variance per structure; pairs in the order of `IntegratedCell.nll`.
+    """
+    pairs, parts = model.pairs(cells), []
+    averages, variances = (torch.from_numpy(each) for each in model.averages_)
+    for batch in model.batches(cells, pairs):
+        shown, x = torch.from_numpy(pairs.structure[batch.index]), batch.dense[:, 0].cpu()
+        variance = variances[shown].view(-1, *[1] * (x.dim() - 1))
+        nll = 0.5 * ((x - averages[shown]).square() / variance + variance.log() + math.log(2 * math.pi))
+        parts.append((nll if batch.mask is None else nll * batch.mask[:, 0].cpu()).flatten(1).double().sum(1).numpy())
+    return np.concatenate(parts)
+
+
+def _pictures(
+    model: IntegratedCell, cells: AnnData, drawn_by: np.random.Generator | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Small images of what each cell shows and of its reference ``(m, k)``, and the names of the structures ``(m,)``.
+
+    Scaled, averaged to at most 16 pixels along each axis; given a generator, the structure is predicted instead.
+    """
+    pairs, parts = model.pairs(cells), []
+    names = np.asarray(model.structures_, dtype=object)[pairs.structure]
+    for batch in model.batches(cells, pairs):
+        x = batch.dense.cpu()
+        if drawn_by is not None:
+            x = torch.cat([_predicted(model, cells, batch, pairs, drawn_by), x[:, 1:]], 1)
+        pool: Any = F.adaptive_avg_pool3d if x.dim() == 5 else F.adaptive_avg_pool2d
+        parts.append(pool(x, [min(16, length) for length in x.shape[2:]]).flatten(1).numpy())
+    return np.concatenate(parts), names
+
+
+def _predicted(
+    model: IntegratedCell, cells: AnnData, batch: Batch, pairs: Pairs, rng: np.random.Generator
+) -> torch.Tensor:
+    """What a batch of pairs shows as the model draws it in their shapes, scaled, ``(n, 1, ...)``."""
+    out = torch.empty_like(batch.dense[:, :1].cpu())
+    for number in np.unique(pairs.structure[batch.index]):
+        rows = np.flatnonzero(pairs.structure[batch.index] == number)
+        name = model.structures_[number]
+        z = model.organisations(name, len(rows), rng)
+        location, scale = model.ranges_[number]
+        drawn = model.decode(model.shapes(cells, pairs.cell[batch.index[rows]]), z, name)
+        out[torch.from_numpy(rows), 0] = torch.from_numpy((drawn - location) / scale)
+    return out
 
 
 def _interval(values: np.ndarray, units: np.ndarray | None, n: int, seed: int) -> dict[str, float]:

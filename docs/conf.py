@@ -1,0 +1,29 @@
+"""Settings of the documentation: `sphinx-build -W docs docs/_build`."""
+
+from __future__ import annotations
+
+import latentcell
+
+project = "latentcell"
+author = "The latentcell developers"
+copyright = "the latentcell developers, BSD-3-Clause"
+release = version = latentcell.__version__
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+exclude_patterns = ["_build", "benchmarks", "images"]
+html_theme = "furo"
+html_title = "latentcell"
+html_static_path: list[str] = []
+
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+# chapters run when the site is built; what they compute is kept until their text changes
+nb_execution_mode = "cache"
+nb_execution_timeout = 300
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+
+autodoc_typehints = "none"
+autosummary_generate = True
+napoleon_google_docstring = False
+napoleon_use_rtype = False
