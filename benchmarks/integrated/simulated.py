@@ -1,6 +1,6 @@
 """Coupling, prediction and sampling where the truth is known: four structures of simulated cells.
 
-``python -m benchmarks.integrated.simulated [--cells 4000] [--epochs 40] [--seeds 2]``
+``python -m benchmarks.integrated.simulated [--cells 4000] [--epochs 40] [--seeds 2] [--without-free]``
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 import logging
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 from benchmarks.common import write
@@ -49,14 +50,35 @@ def cell_masks(images: np.ndarray) -> np.ndarray:
     return np.stack([binary_fill_holes(each) for each in smooth > low + 0.25 * (high - low)])
 
 
+def settled(model: lc.IntegratedCell, seed: int) -> pd.DataFrame:
+    """Where structures lie in 1,000 sampled cells and in 1,000 others that were simulated."""
+    truth = lc.cells.simulate.organisation(1000, every=True, rng=200 + seed)
+    real, drawn = truth.obsm["images"].astype(np.float32), model.sample(1000, rng=seed).obsm["images"]
+    drawn = drawn[:, [0, 1, *(2 + model.structures_.index(name) for name in STRUCTURES)]]
+    a, b = where(real, cell_masks(real)), where(drawn, cell_masks(drawn))
+    table = pd.DataFrame({"distance": a.columns, "real": a.mean().to_numpy(), "sampled": b.mean().to_numpy()})
+    return table.assign(ratio=table["sampled"] / table["real"], seed=seed)
+
+
+def draw(model: lc.IntegratedCell, new: ad.AnnData, coupled: pd.DataFrame) -> None:
+    figures = Path("docs/images")
+    lc.pl.save(lc.pl.coupling(coupled), figures / "coupling")
+    lc.pl.save(lc.pl.integrated(model.sample(5, rng=0)), figures / "integrated")
+    lc.pl.save(lc.pl.organisation(model, new, "perinuclear"), figures / "organisation")
+    lc.pl.save(lc.pl.organisation(model, new, "cortex", vary="shape"), figures / "shape")
+    few = new[:5].copy()
+    lc.pl.save(lc.pl.predicted(model.predict(few), few), figures / "predicted")
+
+
 def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("--cells", type=int, default=4000)
     options.add_argument("--epochs", type=int, default=40)
     options.add_argument("--seeds", type=int, default=2)
+    options.add_argument("--without-free", action="store_true", help="leave out the model without a reference")
     given = options.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    coupled, likelihoods, distances, named = [], [], [], []
+    logging.basicConfig(level=logging.WARNING)
+    tables: dict[str, list[pd.DataFrame]] = {name: [] for name in ("coupling", "distances", "recognised", "likelihood")}
     for seed in range(given.seeds):
         cells = lc.cells.simulate.organisation(given.cells, rng=100 + seed)
         away = lc.cells.keep_out(cells, 0.2, rng=seed)
@@ -64,40 +86,25 @@ def main() -> None:
         settings = {"structure_key": "structure", "n_latent": (8, 8)}
         model = lc.IntegratedCell(REFERENCE, "structure", **settings)
         model.fit(cells, exclude=away, epochs=given.epochs, rng=seed)
-        table = lc.tl.coupling(new, model, rng=seed)
-        coupled.append(table.assign(seed=seed))
+        tables["coupling"].append(lc.tl.coupling(new, model, rng=seed).assign(seed=seed))
+        tables["distances"].append(settled(model, seed))
+        tables["recognised"].append(lc.tl.recognised(new, model, old).assign(seed=seed))
         if seed == 0:
-            figures = Path("docs/images")
-            lc.pl.save(lc.pl.coupling(table), figures / "coupling")
-            lc.pl.save(lc.pl.integrated(model.sample(5, rng=0)), figures / "integrated")
-            lc.pl.save(lc.pl.organisation(model, new, "perinuclear"), figures / "organisation")
-            lc.pl.save(lc.pl.organisation(model, new, "cortex", vary="shape"), figures / "shape")
-            few = new[:5].copy()
-            lc.pl.save(lc.pl.predicted(model.predict(few), few), figures / "predicted")
+            draw(model, new, tables["coupling"][0])
+        if given.without_free:
+            continue
         free = lc.IntegratedCell(REFERENCE, "structure", hide=1.0, **settings)
         free.fit(cells, exclude=away, epochs=given.epochs, rng=seed)
-        nll = model.nll(new).assign(without=free.nll(new, told=[])["nll"], mean=average_nll(model, new), seed=seed)
-        likelihoods.append(nll)
-        named.append(lc.tl.recognised(new, model, old).assign(seed=seed))
-        truth = lc.cells.simulate.organisation(1000, every=True, rng=200 + seed)
-        real, drawn = truth.obsm["images"].astype(np.float32), model.sample(1000, rng=seed).obsm["images"]
-        order = [0, 1, *(2 + model.structures_.index(name) for name in STRUCTURES)]
-        drawn = drawn[:, order]
-        a, b = where(real, cell_masks(real)), where(drawn, cell_masks(drawn))
-        distances.append(
-            pd.DataFrame(
-                {"distance": a.columns, "real": a.mean().to_numpy(), "sampled": b.mean().to_numpy(), "seed": seed}
-            )
+        nll = model.nll(new)
+        gains = nll[["structure"]].assign(
+            over_free=free.nll(new, told=[])["nll"] - nll["nll"], over_mean=average_nll(model, new) - nll["nll"]
         )
-    write(pd.concat(coupled), "integrated/simulated_coupling")
-    table = pd.concat(likelihoods)
-    gains = table.assign(over_free=table["without"] - table["nll"], over_mean=table["mean"] - table["nll"])
-    summary = gains.groupby(["seed", "structure"])[["over_free", "over_mean"]].agg(["mean", "sem"])
-    summary.columns = ["_".join(each) for each in summary.columns]
-    write(summary.reset_index(), "integrated/simulated_likelihood")
-    where_to = pd.concat(distances)
-    write(where_to.assign(ratio=where_to["sampled"] / where_to["real"]), "integrated/simulated_distances")
-    write(pd.concat(named), "integrated/simulated_recognised")
+        summary = gains.groupby("structure").agg(["mean", "sem"])
+        summary.columns = ["_".join(each) for each in summary.columns]
+        tables["likelihood"].append(summary.reset_index().assign(seed=seed))
+    for name, parts in tables.items():
+        if parts:
+            write(pd.concat(parts), f"integrated/simulated_{name}")
 
 
 if __name__ == "__main__":
