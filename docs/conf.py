@@ -11,6 +11,8 @@ release = version = latentcell.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 exclude_patterns = ["_build", "benchmarks", "images"]
+# names in docstrings stand in single backticks
+default_role = "code"
 html_theme = "furo"
 html_title = "latentcell"
 html_static_path: list[str] = []

@@ -34,13 +34,13 @@ def read(
 ) -> AnnData:
     """Read cells from a file or folder.
 
-    ===========================  ====================================================================================
-    ``.h5ad``, ``.zarr``         as stored; images above 1 GB stay on disk and are read when needed
-    folder of images             one crop per file, or whole fields with label masks, described by a table
-    ``.npy``, ``.npz``           one array of crops; npy is memory-mapped
-    ``.csv``, ``.tsv``, ``.txt`` profiles: ``Metadata_*``, text and `obs_columns` annotate, other columns are ``X``;
-    (also ``.gz``), ``.parquet`` missing values stay NaN
-    ===========================  ====================================================================================
+    ============================  ====================================================================================
+    ``.h5ad``, ``.zarr``          as stored; images above 1 GB stay on disk and are read when needed
+    folder of images              one crop per file, or whole fields with label masks, described by a table
+    ``.npy``, ``.npz``            one array of crops; npy is memory-mapped
+    ``.csv``, ``.tsv``, ``.txt``  profiles: ``Metadata_*``, text and `obs_columns` annotate, other columns are ``X``;
+    (also ``.gz``), ``.parquet``  missing values stay NaN
+    ============================  ====================================================================================
 
     Parameters
     ----------

@@ -65,7 +65,7 @@ def factors(
       the model, each refit, and principal components as the baseline;
     - ``relations``: correlation of each dimension with each factor beside its null;
     - ``dimensions``: what each dimension carries, its factor, its stability and its name;
-    - ``stability``: |correlation| of each dimension with its match in each refit;
+    - ``stability``: absolute correlation of each dimension with its match in each refit;
     - ``effects``: covariance of each dimension and each factor with each variable: genes (log1p of counts per 10,000),
       features of profiles, hand-made features of images;
     - ``maps``, for images: the same with each pixel, a dict of arrays ``(columns, C, [Z,] H, W)``; ``map_names``;

@@ -75,18 +75,18 @@ def render(
     The same factors and seeds give the same image, whatever other cells are in the table. To ask what one factor
     does, render a table twice: ``render(cells.obs)`` and ``render(cells.obs.assign(texture=0))``.
 
-    ================  =================================================  ====================
-    factor            effect                                             channels
-    ================  =================================================  ====================
-    size              radius of the cell in pixels; area is pi size^2    all
-    nucleus_ratio     radius of the G1 nucleus over that of the cell     all (puncta avoid it)
-    elongation        major over minor axis of the cell, area fixed      all
-    orientation       angle of the major axis, from x towards y, radians all
-    intensity         brightness of the stain of cell body and membrane  cell
-    texture           amplitude (log scale) of chromatin granularity     DNA
-    n_puncta          number of spots in the cytoplasm                   puncta
-    phase             place in the cell cycle, see below                 all
-    ================  =================================================  ====================
+    ================  ==================================================  ======================
+    factor            effect                                              channels
+    ================  ==================================================  ======================
+    size              radius of the cell in pixels; area is pi size^2     all
+    nucleus_ratio     radius of the G1 nucleus over that of the cell      all (puncta avoid it)
+    elongation        major over minor axis of the cell, area fixed       all
+    orientation       angle of the major axis, from x to y, in radians    all
+    intensity         brightness of the stain of cell body and membrane   cell
+    texture           amplitude (log scale) of chromatin granularity      DNA
+    n_puncta          number of spots in the cytoplasm                    puncta
+    phase             place in the cell cycle, see below                  all
+    ================  ==================================================  ======================
 
     DNA is conserved: its sum is set by phase alone, doubling smoothly through S (0.45 to 0.75). The nucleus
     grows with the cube root of its DNA. Mitosis (0.94 to 1): chromosomes condense, the cell rounds up and shrinks by
