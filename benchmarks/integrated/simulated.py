@@ -13,51 +13,64 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from benchmarks.common import write
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_filter
 
 import latentcell as lc
+from latentcell.model.integrated import Shape
 from latentcell.tl.coupling import average_nll
 
 STRUCTURES = lc.cells.simulate.STRUCTURES
 REFERENCE = ["membrane", "DNA"]
 
 
-def where(images: np.ndarray, masks: np.ndarray) -> pd.DataFrame:
-    """Distance of each structure from nucleus and membrane in pixels, weighted by its light within the cell.
+def where(reference: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distance of a structure from the nucleus and its depth under the membrane in pixels, weighted by its light.
 
-    `images` are membrane, DNA and the structures ``(n, 6, H, W)``.
+    `reference` are membrane and DNA ``(n, 2, H, W)``, `shown` the structure ``(n, H, W)``.
     """
-    dna = images[:, 1] - np.median(images[:, 1], (1, 2), keepdims=True)
+    masks = cell_masks(reference)
+    dna = reference[:, 1] - np.median(reference[:, 1], (1, 2), keepdims=True)
     nucleus = dna > 0.35 * dna.max((1, 2), keepdims=True)
-    outside = np.stack([distance_transform_edt(~each) for each in nucleus])
+    outside = np.stack([distance_transform_edt(~binary_fill_holes(each)) for each in nucleus])
     inside = np.stack([distance_transform_edt(each) for each in masks])
-    found = {}
-    for i, name in enumerate(STRUCTURES[:3]):
-        image = images[:, 2 + i]
-        light = np.clip(image - np.percentile(image, 85, (1, 2), keepdims=True), 0, None) * masks
-        total = light.sum((1, 2))
-        found[f"{name}, from the nucleus"] = (light * outside).sum((1, 2)) / total
-        found[f"{name}, under the membrane"] = (light * inside).sum((1, 2)) / total
-    return pd.DataFrame(found)
+    light = np.clip(shown - np.percentile(shown, 85, (1, 2), keepdims=True), 0, None) * masks
+    total = np.maximum(light.sum((1, 2)), 1e-9)
+    return (light * outside).sum((1, 2)) / total, (light * inside).sum((1, 2)) / total
 
 
-def cell_masks(images: np.ndarray) -> np.ndarray:
+def cell_masks(reference: np.ndarray) -> np.ndarray:
     """Cells by the light of their membrane channel: above a quarter of its range, holes filled."""
-    from scipy.ndimage import binary_fill_holes, gaussian_filter
-
-    smooth = np.stack([gaussian_filter(each, 1.0) for each in images[:, 0]])
+    smooth = np.stack([gaussian_filter(each, 1.0) for each in reference[:, 0]])
     low, high = np.percentile(smooth, [5, 99], axis=(1, 2), keepdims=True)
     return np.stack([binary_fill_holes(each) for each in smooth > low + 0.25 * (high - low)])
 
 
 def settled(model: lc.IntegratedCell, seed: int) -> pd.DataFrame:
-    """Where structures lie in 1,000 sampled cells and in 1,000 others that were simulated."""
-    truth = lc.cells.simulate.organisation(1000, every=True, rng=200 + seed)
-    real, drawn = truth.obsm["images"].astype(np.float32), model.sample(1000, rng=seed).obsm["images"]
-    drawn = drawn[:, [0, 1, *(2 + model.structures_.index(name) for name in STRUCTURES)]]
-    a, b = where(real, cell_masks(real)), where(drawn, cell_masks(drawn))
-    table = pd.DataFrame({"distance": a.columns, "real": a.mean().to_numpy(), "sampled": b.mean().to_numpy()})
-    return table.assign(ratio=table["sampled"] / table["real"], seed=seed)
+    """Where structures lie in new simulated cells, in the same encoded and decoded, and in as many sampled ones.
+
+    A decoder's mean is blurred, so that sampled cells are held against decoded ones.
+    """
+    truth = lc.cells.simulate.organisation(1200, rng=200 + seed)
+    codes, images = model.encode(truth), truth.obsm["images"].astype(np.float32)
+    sampled = model.sample(1200, rng=seed)
+    decoded = model.shapes_at(codes.shape.mu)
+    names = sampled.uns["images"]["channel_names"]
+    rows = []
+    for structure in STRUCTURES[:3]:
+        members = np.flatnonzero(truth.obs["structure"] == structure)
+        z = codes.organisation.mu[members, model.structures_.index(structure)]
+        shape = Shape(decoded.reference[members], None if decoded.region is None else decoded.region[members])
+        drawn = sampled.obsm["images"]
+        found = {
+            "measured": where(images[members, :2], images[members, 2]),
+            "decoded": where(shape.reference, model.decode(shape, z, structure)),
+            "sampled": where(drawn[:, :2], drawn[:, names.index(structure)]),
+        }
+        for i, distance in enumerate(("from the nucleus", "under the membrane")):
+            means = {name: float(np.mean(each[i])) for name, each in found.items()}
+            rows.append({"structure": structure, "distance": distance, **means})
+    table = pd.DataFrame(rows)
+    return table.assign(ratio=table["sampled"] / table["decoded"], seed=seed)
 
 
 def draw(model: lc.IntegratedCell, new: ad.AnnData, coupled: pd.DataFrame) -> None:

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from types import FrameType
 
 
@@ -22,7 +23,10 @@ def progress_bar(name: str, total: int) -> Iterator[Callable[[int, str], None]]:
         TextColumn("{task.fields[words]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    # in a notebook without ipywidgets rich can only complain
+    silent = console.is_jupyter and find_spec("ipywidgets") is None
+    with Progress(*columns, console=console, transient=True, disable=silent) as bar:
         task = bar.add_task(name, total=total, words="")
         yield lambda done, words: bar.update(task, completed=done, words=words)
 

@@ -269,7 +269,8 @@ class Schema:
                 f"({listed(missing)}); {len(extra)} are unknown to it ({listed(extra)}). Give cells with the same "
                 f"{what}, in any order."
             )
-        logger.info("%s were put in the model's order by name", what)
+        if len(found) == len(self.names):
+            logger.info("%s were put in the model's order by name", what)
         return np.asarray(position)
 
     def _membership(self, cells: AnnData) -> np.ndarray | None:

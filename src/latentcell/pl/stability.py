@@ -26,8 +26,9 @@ _FACTOR, _VARIABLE, _LETTER = 24, 18, 0.06  # letters of a name, and inches of o
 def stability(cells: AnnData, *, n: int = 32) -> Figure:
     """Draw how closely each latent dimension is met by its match in each refit.
 
-    One row per dimension in use, the most used first, one dot per refit; filled from an absolute correlation of 0.8, where the
-    dimension counts as the same one. At the right the factor that it holds and the variables that it moves most.
+    One row per dimension in use, the most used first, one dot per refit; filled from an absolute correlation of 0.8,
+    where the dimension counts as the same one. At the right the factor that it holds and the variables that it moves
+    most.
 
     Parameters
     ----------
