@@ -28,8 +28,9 @@ def main() -> None:
     away = {"plate": list(KEPT_OUT)}
     new = cells[cells.obs["plate"].isin(KEPT_OUT)].copy()
     model = lc.IntegratedCell(REFERENCE, TARGET).fit(cells, exclude=away, epochs=given.epochs, rng=0)
-    free = lc.IntegratedCell(REFERENCE, TARGET, hide=1.0).fit(cells, exclude=away, epochs=given.epochs, rng=0)
-    write(lc.tl.coupling(new, model, replicate="well"), "integrated/bbbc021_coupling")
+    free = lc.IntegratedCell(REFERENCE, TARGET, hide=1.0)
+    free.fit(cells, exclude=away, epochs=given.epochs, shape=model.reference_, rng=0)
+    write(lc.tl.coupling(new, model, replicate="image"), "integrated/bbbc021_coupling")
     nll = model.nll(new).assign(without=free.nll(new, told=[])["nll"], mean=average_nll(model, new))
     nll = nll.assign(plate=new.obs["plate"].to_numpy()[nll["cell"]])
     gains = pd.DataFrame(

@@ -107,7 +107,7 @@ def main() -> None:
         if given.without_free:
             continue
         free = lc.IntegratedCell(REFERENCE, "structure", hide=1.0, **settings)
-        free.fit(cells, exclude=away, epochs=given.epochs, rng=seed)
+        free.fit(cells, exclude=away, epochs=given.epochs, shape=model.reference_, rng=seed)
         nll = model.nll(new)
         gains = nll[["structure"]].assign(
             over_free=free.nll(new, told=[])["nll"] - nll["nll"], over_mean=average_nll(model, new) - nll["nll"]

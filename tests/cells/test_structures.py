@@ -46,7 +46,8 @@ def source_of(cells: ad.AnnData, target: list[str], key: str | None = None):
     found = ranges(cells.obsm["images"], pairs, np.arange(len(pairs)))
     scaling = (np.array([5.0]), np.array([50.0]))
     return pairs, found, pair_source(
-        cells, pairs, reference=[0], scaling=scaling, found=found, batches=None, masks=cells.obsm.get("masks")
+        cells, pairs, reference=[0], scaling=scaling, found=found, batches=None, masks=cells.obsm.get("masks"),
+        blind=False,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import torch
 import latentcell as lc
 from latentcell.errors import InputError, NotFittedError
 from latentcell.model.conditional import ConditionalModule, ConditionalNet
+from latentcell.model.integrated import Shape
 from latentcell.model.population import Population
 from latentcell.model.training import Settings
 from latentcell.tl.coupling import average_nll
@@ -240,6 +241,26 @@ def test_without_cells_codes_are_drawn_from_the_prior() -> None:
     nobody = Population.of(np.empty((0, 3), dtype=np.float32), np.empty((0, 3), dtype=np.float32))
     np.testing.assert_array_equal(nobody.mean, 0)
     np.testing.assert_allclose(nobody.root, np.eye(3), atol=1e-6)
+
+
+def test_a_model_without_a_reference_never_sees_one(model, cells) -> None:
+    blind = unfitted(hide=1.0).fit(cells, epochs=1, settings=SETTINGS, shape=model.reference_, rng=0)
+    assert blind.reference_ is model.reference_
+    few = cells[:6].copy()
+    changed = few.copy()
+    changed.obsm["images"] = few.obsm["images"].copy()
+    changed.obsm["images"][:, :2] = few.obsm["images"][::-1, :2]
+    told = {"n_samples": 2}
+    np.testing.assert_allclose(blind.nll(few, **told)["nll"], blind.nll(changed, **told)["nll"], rtol=1e-6)
+    np.testing.assert_allclose(blind.nll(few, told=[], **told)["nll"], blind.nll(few, **told)["nll"], rtol=1e-6)
+    shape, z = model.shapes(few), np.zeros((6, 4), dtype=np.float32)
+    other = Shape(shape.reference[::-1].copy(), shape.region)
+    np.testing.assert_array_equal(blind.decode(shape, z, "cortex"), blind.decode(other, z, "cortex"))
+
+
+def test_a_shape_of_other_channels_is_refused(model, cells) -> None:
+    with pytest.raises(InputError, match="shape is a model of 'membrane', 'DNA'; the reference is 'DNA'"):
+        lc.IntegratedCell("DNA", "structure", structure_key="structure").fit(cells, shape=model.reference_)
 
 
 # refused

@@ -74,11 +74,14 @@ class PairSource(Source):
         Reference channels in the model's order.
     ranges
         Location and scale of each structure, ``(S, 2)``.
+    blind
+        Whether the reference is hidden from all.
     """
 
     pairs: Pairs | None = None
     reference: Sequence[int] = ()
     ranges: np.ndarray | None = None
+    blind: bool = False
 
     def __len__(self) -> int:
         assert self.pairs is not None
@@ -99,7 +102,7 @@ class PairSource(Source):
         location, scale = self.ranges[self.pairs.structure[rows]].T.reshape(2, -1, *[1] * (shown.ndim - 1))
         values = np.empty((len(rows), 1 + len(self.reference), *shown.shape[1:]), dtype=np.float32)
         values[:, 0] = (shown - location) / scale
-        values[:, 1:] = stored[:, list(self.reference)]
+        values[:, 1:] = self.location[1:] if self.blind else stored[:, list(self.reference)]
         return values, None if self.masks is None else take_rows(self.masks, cells) > 0
 
 
@@ -203,6 +206,7 @@ def pair_source(
     found: np.ndarray,
     batches: np.ndarray | None,
     masks: Any | None,
+    blind: bool,
 ) -> PairSource:
     """Source of `pairs`; `scaling` are location and scale of the reference ``(R,)``, `batches` one-hot ``(n, b)``."""
     array = measured(cells)
@@ -211,7 +215,7 @@ def pair_source(
         np.concatenate([[first], values]).astype(np.float32).reshape(per_cell)
         for first, values in zip((0, 1), scaling, strict=True)
     )
-    told = [np.eye(len(pairs.structures))[pairs.structure], np.ones((len(pairs), len(reference)))]
+    told = [np.eye(len(pairs.structures))[pairs.structure], np.full((len(pairs), len(reference)), float(not blind))]
     if batches is not None:
         told.append(batches[pairs.cell])
     shown = np.asarray(pairs.structures, dtype=object)[pairs.structure]
@@ -225,6 +229,7 @@ def pair_source(
         pairs=pairs,
         reference=reference,
         ranges=found,
+        blind=blind,
     )
 
 

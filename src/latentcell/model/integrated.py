@@ -214,6 +214,7 @@ class IntegratedCell:
         max_minutes: float | None = None,
         settings: Settings | None = None,
         checkpoint: str | Path | None = None,
+        shape: VAE | None = None,
         rng: int | np.random.Generator | None = None,
     ) -> Self:
         """Train both models on `cells`, first that of the shape.
@@ -226,6 +227,8 @@ class IntegratedCell:
             As in `latentcell.VAE.fit`, for each of the two models; of `max_minutes` each takes half.
         checkpoint
             Start of the names of two files; when they exist, training goes on from them.
+        shape
+            Model of the shape to use instead of training one, such as the `reference_` of another fit.
 
         Raises
         ------
@@ -235,7 +238,7 @@ class IntegratedCell:
         settings, seed = settings or Settings(), seed_of(rng)
         columns = find_channels(channel_names(cells), self.reference)
         pairs = find_pairs(cells, self.target, self.structure_key)
-        minutes = None if max_minutes is None else max_minutes / 2
+        minutes = max_minutes / 2 if max_minutes is not None and shape is None else max_minutes
         split = split_cells(cells, exclude=exclude, split_key=split_key, share=settings.validation, seed=seed)
         chosen = Split(pairs.of(split.train), pairs.of(split.held_out))
         if not len(chosen.train) or not len(chosen.held_out):
@@ -243,7 +246,9 @@ class IntegratedCell:
                 "No structure is shown by the training cells, or none by those held out for early stopping."
             )
         found = ranges(measured(cells), pairs, chosen.train)
-        self.reference_ = VAE(
+        if shape is not None and shape.names_ != self.reference:
+            raise InputError(f"shape is a model of {listed(shape.names_)}; the reference is {listed(self.reference)}.")
+        self.reference_ = shape or VAE(
             self.n_latent[0],
             objective=self.objective,
             batch_key=self.batch_key,
@@ -343,7 +348,7 @@ class IntegratedCell:
                 f"z is {z.shape}, but there are {len(shape.reference)} cells and {self.n_latent[1]} dimensions."
             )
         told = np.zeros((len(z), len(self.structures_) + len(self.reference)), dtype=np.float32)
-        told[:, number] = told[:, len(self.structures_) :] = 1
+        told[:, number], told[:, len(self.structures_) :] = 1, self.hide < 1
         levels = schema.decoder_covariates(batch, len(z))
         told = told if levels is None else np.concatenate([told, levels], axis=1)
         location, scale = self.ranges_[number]
@@ -351,7 +356,7 @@ class IntegratedCell:
         with torch.inference_mode():
             for start in range(0, len(z), _BLOCK):
                 rows = slice(start, start + _BLOCK)
-                scaled = self._scaled(shape.reference[rows])
+                scaled = self._scaled(shape.reference[rows]) * (self.hide < 1)
                 codes, seen, given = (
                     torch.from_numpy(np.asarray(each, dtype=np.float32)).to(device)
                     for each in (z[rows], scaled, told[rows])
@@ -484,7 +489,7 @@ class IntegratedCell:
         pairs = self.pairs(cells)
         columns = range(len(self.reference)) if told is None else find_channels(self.reference, told)
         kept = torch.zeros(len(self.reference))
-        kept[list(columns)] = 1
+        kept[list(columns)] = float(self.hide < 1)
 
         def batches() -> Iterator[Batch]:
             for batch in self.batches(cells, pairs):
@@ -619,6 +624,7 @@ class IntegratedCell:
             found=self.ranges_,
             batches=given.covariates,
             masks=given.masks,
+            blind=self.hide == 1,
         )
 
     def batches(self, cells: AnnData, pairs: Pairs) -> Iterator[Batch]:
@@ -639,9 +645,7 @@ class IntegratedCell:
 
     def _augmented(self, batch: Batch, noise: torch.Generator) -> Batch:
         changed = augmented(batch, noise, "as_is" if self.orientation == "as_is" else "augment")
-        if self.hide == 1:
-            return hidden(changed, torch.zeros(len(batch), len(self.reference)), len(self.structures_))
-        return hidden_at_random(changed, self.hide, len(self.structures_), noise)
+        return changed if self.hide == 1 else hidden_at_random(changed, self.hide, len(self.structures_), noise)
 
 
 def _only(cells: AnnData, columns: Sequence[int], names: Sequence[str]) -> AnnData:
