@@ -153,8 +153,10 @@ def predicted(cells: AnnData, truth: AnnData | None = None, *, n: int = 5) -> Fi
         shown, sd = flat[:, [n_reference + i]], projected(np.asarray(spread[:n, [i]]))
         both = Display.of(shown, [name])
         columns.append((name, next(both.panels(shown, "side_by_side"))[1]))
-        zeroed = Display(["SD"], np.zeros(1), np.maximum(both.high - both.low, 1e-12) / 2)
-        columns.append(("SD over\norganisations", next(zeroed.panels(sd, "side_by_side"))[1]))
+        brightest = np.maximum(np.percentile(sd, [99.7]), 1e-12)
+        white = float(brightest[0] / (both.high - both.low)[0])
+        zeroed = Display(["SD"], np.zeros(1), brightest)
+        columns.append((f"SD, white at\n{white:.0%} of range", next(zeroed.panels(sd, "side_by_side"))[1]))
     figure = new_figure(_TILE * len(columns) + 0.3, _TILE * len(flat) * flat.shape[2] / flat.shape[3] + 1.0)
     axes = figure.subplots(1, len(columns), squeeze=False)[0]
     for ax, (title, tiles) in zip(axes, columns, strict=True):
@@ -162,8 +164,9 @@ def predicted(cells: AnnData, truth: AnnData | None = None, *, n: int = 5) -> Fi
         ax.set_title(title, loc="center", fontsize=8)
     note(
         figure,
-        "Predictions are means over draws of the organisation; SD is shown with white at half the range of the mean. "
-        f"It holds what shape leaves open about the organisation, not noise. Tiles are {flat.shape[3]} pixels wide.",
+        "Predictions are means over draws of the organisation; the SD over draws goes from 0 (black) to a share of the "
+        "range of the mean. It holds what shape leaves open about the organisation, not noise. Tiles are "
+        f"{flat.shape[3]} pixels wide.",
         figure.get_figwidth(),
     )
     return figure
