@@ -2,7 +2,7 @@
 
 One cell per stage says nothing of other cells: no numbers are drawn from it.
 
-``python -m benchmarks.integrated.atlas [--epochs 150]``
+``python -m benchmarks.integrated.atlas [--epochs 300]``
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.common import data_dir
 import latentcell as lc
 
 STAGES = ("M1M2", "M3", "M4M5", "M6M7")
-SIZE = (32, 48, 44)
+SIZE = (20, 40, 36)
 REFERENCE = ["MEMB", "DNA"]
 
 
@@ -42,7 +42,7 @@ def stages() -> ad.AnnData:
 
 def main() -> None:
     options = argparse.ArgumentParser()
-    options.add_argument("--epochs", type=int, default=150)
+    options.add_argument("--epochs", type=int, default=300)
     given = options.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     cells = stages()
