@@ -175,6 +175,10 @@ def write_integrated(
     draw(out / "figures", **figures)
     model.embed(cells)
     write_cells(cells, out / "cells.h5ad")
+    for what, report in (("shape", model.reference_.report_), ("organisation", model.report_)):
+        console.print(f"{what}: {report['verdict']}", markup=False)
+    for row in coupled[(coupled["question"] == "mean") & (coupled["nats"] <= 0)].itertuples():
+        console.print(f"{row.structure} is drawn no better than its average image: train for longer", markup=False)
     for row in coupled[coupled["question"] == "all"].sort_values("nats", ascending=False).itertuples():
         console.print(
             f"{row.structure}: {row.nats:.1f} nats ({row.low:.1f} to {row.high:.1f}) of its image are told by "

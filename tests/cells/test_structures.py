@@ -13,6 +13,7 @@ import torch
 import latentcell as lc
 from latentcell.cells.structures import (
     average_images,
+    check_trained,
     find_pairs,
     hidden,
     hidden_at_random,
@@ -126,9 +127,10 @@ def test_every_subset_is_hidden_as_often(share: float) -> None:
     assert told == pytest.approx(1 - share / 2, abs=0.03)
 
 
-def test_a_structure_without_a_name_is_refused_and_its_cells_named() -> None:
+@pytest.mark.parametrize("name", [None, "", "  "])
+def test_a_structure_without_a_name_is_refused_and_its_cells_named(name: str | None) -> None:
     cells = single()
-    cells.obs.loc["c7", "what"] = None
+    cells.obs.loc["c7", "what"] = name
     with pytest.raises(InputError, match=r"1 cells show something .* \('c7'\)"):
         find_pairs(cells, ["golgi"], "what")
     cells.obsm["images"][7, 1] = 0
@@ -164,7 +166,13 @@ def test_a_structure_of_one_grey_value_is_refused() -> None:
 
 
 def test_few_cells_of_a_structure_are_warned_about(caplog: pytest.LogCaptureFixture) -> None:
-    cells = single(19)
+    pairs = find_pairs(single(19), ["golgi"], "what")
     with caplog.at_level(logging.WARNING):
-        find_pairs(cells, ["golgi"], "what")
-    assert "fewer than 10 cells show mito (9)" in caplog.text
+        check_trained(pairs, np.arange(19))
+    assert "fewer than 10 training cells show mito (9)" in caplog.text
+
+
+def test_a_structure_that_no_training_cell_shows_is_refused() -> None:
+    pairs = find_pairs(single(20), ["golgi"], "what")
+    with pytest.raises(InputError, match="No training cell shows 'mito'"):
+        check_trained(pairs, np.arange(0, 20, 2))

@@ -101,6 +101,18 @@ def test_a_model_is_measured_on_cells_that_it_has_not_seen(cells) -> None:
     assert len(figure.axes) == 2
 
 
+def test_the_plane_of_reconstruction_and_kl_has_a_point_for_each_beta(cells) -> None:
+    model = lc.IntegratedCell(["membrane", "DNA"], "structure", structure_key="structure", n_latent=(2, 2), width=4)
+    model.fit(cells, epochs=1, rng=0)
+    plane = lc.tl.reconstruction_kl(cells, model, (1, 50), fit={"epochs": 4})
+    assert plane["beta"].tolist() == [1, 50]
+    assert plane["kl"].is_monotonic_decreasing
+    np.testing.assert_allclose(plane["elbo"], plane["log_px"] - plane["kl"], rtol=1e-5)
+    assert lc.pl.reconstruction_kl(plane).axes[0].get_xlabel().startswith("KL")
+    with pytest.raises(InputError, match="all positive"):
+        lc.tl.reconstruction_kl(cells, model, (0, 1))
+
+
 def test_cells_are_kept_out_in_whole_groups(cells) -> None:
     away = lc.cells.keep_out(cells, 0.25, by="plate", rng=0)
     assert away == {"kept_out": ["yes"]}

@@ -131,7 +131,7 @@ def find_pairs(cells: AnnData, target: Sequence[str], structure_key: str | None)
     if structure_key not in cells.obs:
         raise InputError(f"There is no column {structure_key!r} in obs; columns present: {listed(cells.obs.columns)}.")
     labels = cells.obs[structure_key]
-    unnamed = shown[:, 0] & labels.isna().to_numpy()
+    unnamed = shown[:, 0] & (labels.isna() | (labels.astype(str).str.strip() == "")).to_numpy()
     if unnamed.any():
         raise InputError(
             f"{int(unnamed.sum())} cells show something in channel {target[0]!r}, but obs[{structure_key!r}] does not "
@@ -141,6 +141,22 @@ def find_pairs(cells: AnnData, target: Sequence[str], structure_key: str | None)
     cell = np.flatnonzero(shown[:, 0])
     levels, codes = np.unique(labels.iloc[cell].astype(str), return_inverse=True)
     return _checked(Pairs(cell, codes, np.full(len(cell), columns[0]), [str(level) for level in levels]))
+
+
+def check_trained(pairs: Pairs, rows: np.ndarray) -> None:
+    """Refuse structures that none of the pairs `rows` shows, and warn of those that few show."""
+    counted = np.bincount(pairs.structure[rows], minlength=len(pairs.structures))
+    absent = [name for name, n in zip(pairs.structures, counted, strict=True) if n == 0]
+    if absent:
+        raise InputError(
+            f"No training cell shows {listed(absent)}: all that do are excluded or held out for early stopping. Give "
+            "the fit some, or leave cells of these structures out altogether."
+        )
+    few = [f"{name} ({n})" for name, n in zip(pairs.structures, counted, strict=True) if n < _FEW]
+    if few:
+        logger.warning(
+            "fewer than %d training cells show %s: what the model says of them is a guess", _FEW, ", ".join(few)
+        )
 
 
 def find_channels(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
@@ -269,7 +285,4 @@ def _checked(pairs: Pairs) -> Pairs:
         raise InputError(
             f"No cell shows {listed(absent) if absent else 'a structure'}: the channel is 0 or missing throughout."
         )
-    few = [f"{name} ({n})" for name, n in zip(pairs.structures, counted, strict=True) if n < _FEW]
-    if few:
-        logger.warning("fewer than %d cells show %s: what a model says of them is a guess", _FEW, ", ".join(few))
     return pairs

@@ -25,6 +25,7 @@ from latentcell.cells.structures import (
     Pairs,
     PairSource,
     average_images,
+    check_trained,
     find_channels,
     find_pairs,
     hidden,
@@ -245,6 +246,7 @@ class IntegratedCell:
             raise InputError(
                 "No structure is shown by the training cells, or none by those held out for early stopping."
             )
+        check_trained(pairs, chosen.train)
         found = ranges(measured(cells), pairs, chosen.train)
         if shape is not None and shape.names_ != self.reference:
             raise InputError(f"shape is a model of {listed(shape.names_)}; the reference is {listed(self.reference)}.")
@@ -291,6 +293,10 @@ class IntegratedCell:
         self._meet(cells[split.train])
         self.report_ |= {"structures": self.structures_, "reference": self.reference, "hide": self.hide}
         return self
+
+    def unfitted(self, objective: Objective | str | None = None) -> Self:
+        """Return a new model with the same settings, or another `objective`, and no weights."""
+        return type(self)(**self._settings(), objective=self.objective if objective is None else objective)
 
     def encode(self, cells: AnnData) -> Integrated:
         """Codes of shape and organisation of each cell."""
@@ -577,10 +583,14 @@ class IntegratedCell:
         n = 1 + len(self.structures_)
         self._shapes, *self._organisations = [Population(kept[f"{i}.mean"], kept[f"{i}.root"]) for i in range(n)]
 
-    def _description(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
+        """Arguments of the constructor but the objective."""
         names = ("reference", "target", "structure_key", "n_latent", "likelihood", "batch_key", "orientation", "width")
+        return {name: getattr(self, name) for name in names} | {"hide": self.hide}
+
+    def _description(self) -> dict[str, Any]:
         return {
-            "settings": {name: getattr(self, name) for name in names} | {"hide": self.hide},
+            "settings": self._settings(),
             "objective": objectives.describe(self.objective),
             "structures": self.structures_,
             "report": self.report_,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from latentcell.pl._style import save
 from latentcell.pl.changes import changes
 from latentcell.pl.contact_sheet import contact_sheet
-from latentcell.pl.coupling import coupling
+from latentcell.pl.coupling import coupling, reconstruction_kl
 from latentcell.pl.effects import effects
 from latentcell.pl.evaluation import evaluation
 from latentcell.pl.factors import dimension_titles, factors
@@ -39,6 +39,7 @@ __all__ = [
     "path",
     "predicted",
     "reconstruction",
+    "reconstruction_kl",
     "save",
     "screen",
     "similarity",

@@ -23,6 +23,19 @@ _NOTE = (
 
 
 @styled
+def reconstruction_kl(table: pd.DataFrame) -> Figure:
+    """Draw a table of `latentcell.tl.reconstruction_kl`: what is said of each cell against how well it is drawn."""
+    figure = new_figure(4.6, 3.6)
+    ax = figure.subplots()
+    ax.plot(table["kl"], table["log_px"], "o-", color=LEVELS[0])
+    for row in table.itertuples():
+        ax.annotate(f"{row.beta:g}", (row.kl, row.log_px), (5, -9), textcoords="offset points", fontsize=8)
+    ax.set(xlabel="KL, nats per cell", ylabel="log p(t | z, r, c), nats per cell")
+    note(figure, "Held-out cells; numbers: beta. The ELBO is their difference.", figure.get_figwidth())
+    return figure
+
+
+@styled
 def coupling(table: pd.DataFrame) -> Figure:
     """Draw a table of `latentcell.tl.coupling`: a panel per question, a group of bars per structure."""
     structures = list(dict.fromkeys(table["structure"]))
