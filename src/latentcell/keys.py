@@ -17,6 +17,11 @@
 ``obsm["screen_residual"]`` mean squared residual per cell, ``(n, k)`` float32 (``obs``: ``screen_log_var``,
                             ``screen_typicality``, ``screen_label``, ``screen_role``)
 ``obsm["sampled"]``         of decoded images, ``layers["sampled"]`` of others: one draw with noise
+``obsm["shape"]``           of an Integrated Cell: codes of the reference, ``(n, d)`` float32 (also ``shape_var``)
+``obsm["organisation"]``    codes of the structure that a cell shows, ``(n, d)`` float32 (also ``organisation_var``;
+                            with several targets ``organisation_NAME``)
+``obsm["spread"]``          of predicted structures: SD over the organisation, ``(n, S, ...)`` float32
+``obs["kept_out"]``         cells that no fit may see: ``"yes"`` or ``"no"``
 ``layers["moved"]``         of predicted counts and profiles: measurements moved without the decoder
 ==========================  =====================================================================
 """
@@ -34,6 +39,10 @@ ARITHMETIC = "arithmetic"
 SCREEN = "screen"
 FACTORS = "factors"
 SAMPLED = "sampled"
+SHAPE = "shape"
+ORGANISATION = "organisation"
+SPREAD = "spread"
+KEPT_OUT = "kept_out"
 MOVED = "moved"
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from latentcell import keys
 from latentcell.errors import InputError, listed
 
 if TYPE_CHECKING:
@@ -141,5 +142,5 @@ def keep_out(
     if not 0 < share < 1 or n_out >= len(levels):
         raise InputError(f"A share of {share:g} of {len(levels)} {by or 'cells'} cannot be kept out.")
     out = np.isin(groups, levels[:n_out])
-    cells.obs["kept_out"] = pd.Categorical(np.where(out, "yes", "no"), ["no", "yes"])
-    return {"kept_out": ["yes"]}
+    cells.obs[keys.KEPT_OUT] = pd.Categorical(np.where(out, "yes", "no"), ["no", "yes"])
+    return {keys.KEPT_OUT: ["yes"]}

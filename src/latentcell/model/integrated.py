@@ -319,14 +319,16 @@ class IntegratedCell:
         ``organisation_NAME`` for each. Cells that do not show a structure have NaN.
         """
         codes = self.encode(cells)
-        cells.obsm["shape"], cells.obsm["shape_var"] = codes.shape.mu, codes.shape.var
+        cells.obsm[keys.SHAPE], cells.obsm[keys.variance(keys.SHAPE)] = codes.shape.mu, codes.shape.var
         if self.structure_key is None:
             for i, name in enumerate(self.structures_):
-                cells.obsm[f"organisation_{name}"] = codes.organisation.mu[:, i]
-                cells.obsm[f"organisation_{name}_var"] = codes.organisation.var[:, i]
+                key = f"{keys.ORGANISATION}_{name}"
+                cells.obsm[key] = codes.organisation.mu[:, i]
+                cells.obsm[keys.variance(key)] = codes.organisation.var[:, i]
             return cells
         pairs = self.pairs(cells)
-        for key, values in (("organisation", codes.organisation.mu), ("organisation_var", codes.organisation.var)):
+        named = (keys.ORGANISATION, keys.variance(keys.ORGANISATION))
+        for key, values in zip(named, codes.organisation, strict=True):
             kept = np.full((cells.n_obs, self.n_latent[1]), np.nan, dtype=np.float32)
             kept[pairs.cell] = values[pairs.cell, pairs.structure]
             cells.obsm[key] = kept
@@ -438,7 +440,7 @@ class IntegratedCell:
                 spread[rows, i] = np.sqrt(np.maximum(square / n_draws - mean**2, 0))
         predicted = ad.AnnData(obs=cells.obs.copy())
         set_images(predicted, images, channel_names=[*self.reference, *wanted])
-        predicted.obsm["spread"] = spread
+        predicted.obsm[keys.SPREAD] = spread
         return predicted
 
     def sample(
@@ -470,7 +472,7 @@ class IntegratedCell:
         set_images(
             sampled, np.concatenate([shape.reference, np.stack(drawn, 1)], 1), channel_names=[*self.reference, *wanted]
         )
-        sampled.obsm["shape"], sampled.obsm["organisation"] = codes, organisation.reshape(n, -1)
+        sampled.obsm[keys.SHAPE], sampled.obsm[keys.ORGANISATION] = codes, organisation.reshape(n, -1)
         return sampled
 
     def nll(

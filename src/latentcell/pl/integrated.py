@@ -138,7 +138,7 @@ def predicted(cells: AnnData, truth: AnnData | None = None, *, n: int = 5) -> Fi
     -------
     Per structure the prediction over the reference, and the SD over z_t in grey, one cell per row.
     """
-    names, spread = channel_names(cells), cells.obsm["spread"]
+    names, spread = channel_names(cells), cells.obsm[keys.SPREAD]
     n_reference, flat = len(names) - spread.shape[1], projected(np.asarray(cells.obsm[keys.IMAGES][:n]))
     columns: list[tuple[str, Pixels]] = []
     display = Display.of(flat[:, :n_reference], names[:n_reference])
