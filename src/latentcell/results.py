@@ -155,12 +155,10 @@ def write_integrated(
 ) -> None:
     """Write the codes, coupling and figures of an Integrated Cell, measured on the cells kept `away` from its fit."""
     import latentcell as lc
+    from latentcell.model.split import is_excluded
 
     write_json(out / "report.json", {"shape": model.reference_.report_, "organisation": model.report_})
-    new = np.zeros(cells.n_obs, dtype=bool)
-    for key, levels in away.items():
-        new |= cells.obs[key].astype(str).isin([str(level) for level in levels]).to_numpy()
-    kept = cells[new].copy()
+    kept = cells[is_excluded(cells, away)].copy()
     figures = {
         "sampled": lc.pl.integrated(model.sample(6, rng=seed)),
         "latent_grid": lc.pl.latent_grid(model.reference_),

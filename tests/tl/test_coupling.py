@@ -78,7 +78,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     covered = []
     for i in range(300):
         found = _interval(rng.standard_normal(60) + 2, None, 300, i)
-        covered.append(found["low"] <= 2 <= found["high"])
+        covered.append(found.low <= 2 <= found.high)
     assert 0.88 <= np.mean(covered) <= 0.99
 
 

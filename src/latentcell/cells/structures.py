@@ -255,7 +255,7 @@ def hidden(batch: Batch, kept: Tensor, n_structures: int) -> Batch:
     x, covariates = batch.dense.clone(), batch.covariates.clone()
     n_reference = kept.shape[1]
     x[:, 1:] *= kept.view(*kept.shape, *[1] * (x.dim() - 2))
-    covariates[:, n_structures : n_structures + n_reference] = kept
+    covariates[:, n_structures : n_structures + n_reference] *= kept
     return replace(batch, x=x, covariates=covariates)
 
 

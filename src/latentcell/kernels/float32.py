@@ -74,3 +74,32 @@ def highest(values):
         # the order of negative floats is that of their bits reversed
         found = max(found, _I(bits ^ _I((bits >> _I(31)) & _I(0x7FFFFFFF))))
     return _I(found ^ _I((found >> _I(31)) & _I(0x7FFFFFFF))).view(np.float32)
+
+
+@njit(inline="always")
+def silu(y):
+    """``y / (1 + exp(-y))``."""
+    return y / (_F(1.0) + exp(-y))
+
+
+@njit(inline="always")
+def silu_slope(y):
+    """Return the derivative of `silu`."""
+    e = exp(min(-y, _F(60.0)))
+    s = _F(1.0) / (_F(1.0) + e)
+    # e s is 1 - s without the digits lost that a large y brings back
+    return s * (_F(1.0) + y * e * s)
+
+
+@compiled
+def add(values, total):
+    """``total += values``."""
+    for k in range(values.size):
+        total[k] += values[k]
+
+
+@compiled
+def scaled_silu(x, scale, shift, out):
+    """``out = silu(x * scale + shift)``."""
+    for k in range(x.size):
+        out[k] = silu(x[k] * scale[k] + shift[k])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from latentcell.kernels.float32 import compiled, exp, on_threads
+from latentcell.kernels.float32 import add, compiled, on_threads, scaled_silu, silu_slope
 
 _F = np.float32
 _EPS = _F(1e-5)
@@ -23,12 +23,6 @@ _LONG = 256
 def places(channels):
     """Places that what belongs to channels is laid out for."""
     return channels * max(1, _LONG // channels)
-
-
-@compiled
-def _add(values, total):
-    for k in range(values.size):
-        total[k] += values[k]
 
 
 @compiled
@@ -55,20 +49,13 @@ def _moments(x, channels, n_groups, mean, inverse_sd):
     mean[:] = 0
     inverse_sd[:] = 0
     for at in range(0, x.size, width):
-        _add(x[at : at + width], mean)
+        add(x[at : at + width], mean)
     _to_groups(mean, channels, n_groups, scale)
     for at in range(0, x.size, width):
         _add_squares(x[at : at + width], mean, inverse_sd)
     _to_groups(inverse_sd, channels, n_groups, scale)
     for k in range(width):
         inverse_sd[k] = _F(1) / np.sqrt(inverse_sd[k] + _EPS)
-
-
-@compiled
-def _silu(x, scale, shift, out):
-    for k in range(x.size):
-        y = x[k] * scale[k] + shift[k]
-        out[k] = y / (_F(1) + exp(-y))
 
 
 @compiled
@@ -94,7 +81,7 @@ def forward(x, weight, bias, n_groups, moments, out):
                 scale[k] = inverse_sd[k] * weights[k]
                 shift[k] = biases[k] - mean[k] * scale[k]
             for at in range(0, x.shape[1], width):
-                _silu(x[i, at : at + width], scale, shift, out[i, at : at + width])
+                scaled_silu(x[i, at : at + width], scale, shift, out[i, at : at + width])
 
 
 @compiled
@@ -102,10 +89,7 @@ def _through_silu(gradient, x, affine, out):
     scale, shift = affine
     for k in range(x.size):
         y = x[k] * scale[k] + shift[k]
-        e = exp(min(-y, _F(60)))
-        s = _F(1) / (_F(1) + e)
-        # e s is 1 - s without the digits lost that a large y brings back
-        out[k] = gradient[k] * s * (_F(1) + y * e * s)
+        out[k] = gradient[k] * silu_slope(y)
 
 
 @compiled
@@ -141,7 +125,7 @@ def backward(gradient, x, weight, bias, n_groups, moments, d_x, sums):
             for at in range(0, x.shape[1], width):
                 part = slice(at, at + width)
                 _through_silu(gradient[i, part], x[i, part], (scale, shift), d_x[i, part])
-                _add(d_x[i, part], plain)
+                add(d_x[i, part], plain)
                 _add_products(d_x[i, part], x[i, part], mean, along)
             for k in range(width):
                 along[k] *= inverse_sd[k]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from latentcell.kernels.float32 import compiled, exp, on_threads
+from latentcell.kernels.float32 import add, compiled, on_threads, scaled_silu, silu_slope
 
 # columns of a plan: 1 for linear layers and 0 for activations, inputs, outputs, and the first place of the layer in
 # `flat`, in a row of `kept`, in a row of `bits`, in the outputs of all layers and in their vectors side by side
@@ -62,14 +62,6 @@ def _normalise(x, out):
 
 
 @compiled
-def _silu(x, scale, shift, out):
-    """``out = y / (1 + exp(-y))`` with ``y = x * scale + shift``."""
-    for k in range(x.size):
-        y = x[k] * scale[k] + shift[k]
-        out[k] = y / (_F(1) + exp(-y))
-
-
-@compiled
 def _drop(values, bits, dropout):
     lowest, factor = dropout
     for k in range(values.size):
@@ -100,7 +92,7 @@ def _activated(x, layer, flat, kept, bits, dropout, out):
     scale, shift = _split(flat, layer)
     at, width = layer[KEPT], layer[N_IN]
     kept[at + width] = _normalise(x, kept[at : at + width])
-    _silu(kept[at : at + width], scale, shift, out)
+    scaled_silu(kept[at : at + width], scale, shift, out)
     if bits.size:
         _drop(out, bits[layer[BITS] : layer[BITS] + width], dropout)
 
@@ -152,10 +144,7 @@ def _through_activation(gradient, layer, flat, kept, bits, dropout, sums):
         _drop(gradient, bits[layer[BITS] : layer[BITS] + width], dropout)
     for k in range(width):
         y = normed[k] * scale[k] + shift[k]
-        e = exp(min(-y, _F(60)))
-        s = _F(1) / (_F(1) + e)
-        # e s is 1 - s without the digits lost that a large y brings back
-        gradient[k] *= s * (_F(1) + y * e * s)
+        gradient[k] *= silu_slope(y)
     for k in range(width):
         d_scale[k] += gradient[k] * normed[k]
         d_shift[k] += gradient[k]
@@ -167,12 +156,6 @@ def _through_activation(gradient, layer, flat, kept, bits, dropout, sums):
     mean, along = mean / width, along / width
     for k in range(width):
         gradient[k] = inverse_sd * (gradient[k] - mean - normed[k] * along)
-
-
-@compiled
-def _add(values, total):
-    for k in range(total.size):
-        total[k] += values[k]
 
 
 @on_threads
@@ -199,7 +182,7 @@ def backward(gradient, flat, plan, bits, dropout, kept, outputs, d_x, d_flat):
                     then[i, :n_in] = 0
                     at = n * layer[OUT] + (low + i) * n_out
                     outputs[at : at + n_out] = now[i, :n_out]
-                    _add(now[i, :n_out], d_bias)
+                    add(now[i, :n_out], d_bias)
                 table = weights.reshape(n_out, n_in)
                 for i in range(0, high - low, 2):
                     _add_products(now[i, :n_out], now[i + 1, :n_out], table, 0, then[i, :n_in], then[i + 1, :n_in])
@@ -215,7 +198,7 @@ def backward(gradient, flat, plan, bits, dropout, kept, outputs, d_x, d_flat):
         at = layer[FLAT] + (layer[N_IN] * layer[N_OUT] if layer[LINEAR] else 0)
         d_flat[at : at + n_vectors] = 0
         for block in range(BLOCKS):
-            _add(sums[block, layer[VECTORS] : layer[VECTORS] + n_vectors], d_flat[at : at + n_vectors])
+            add(sums[block, layer[VECTORS] : layer[VECTORS] + n_vectors], d_flat[at : at + n_vectors])
     for part in prange(BLOCKS):
         for layer in plan:
             if layer[LINEAR]:

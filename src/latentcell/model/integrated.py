@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from latentcell import keys
 from latentcell.atomic import replacing
@@ -304,7 +303,7 @@ class IntegratedCell:
         mu, var = np.full((2, cells.n_obs, len(self.structures_), self.n_latent[1]), np.nan, dtype=np.float32)
         with torch.inference_mode(), threads_for(None):
             for batch in self.batches(cells, pairs):
-                posterior = self._module.network.encode(batch.dense, _told(batch))
+                posterior = self._module.network.encode(batch.dense, batch.covariates)
                 at = pairs.cell[batch.index], pairs.structure[batch.index]
                 mu[at] = posterior.mu.cpu().numpy()
                 if self.objective.fits_posterior:
@@ -326,11 +325,11 @@ class IntegratedCell:
                 cells.obsm[key] = codes.organisation.mu[:, i]
                 cells.obsm[keys.variance(key)] = codes.organisation.var[:, i]
             return cells
-        pairs = self.pairs(cells)
+        cell, structure = np.nonzero(np.isfinite(codes.organisation.mu).all(2))
         named = (keys.ORGANISATION, keys.variance(keys.ORGANISATION))
         for key, values in zip(named, codes.organisation, strict=True):
             kept = np.full((cells.n_obs, self.n_latent[1]), np.nan, dtype=np.float32)
-            kept[pairs.cell] = values[pairs.cell, pairs.structure]
+            kept[cell] = values[cell, structure]
             cells.obsm[key] = kept
         return cells
 
@@ -497,7 +496,7 @@ class IntegratedCell:
         pairs = self.pairs(cells)
         columns = range(len(self.reference)) if told is None else find_channels(self.reference, told)
         kept = torch.zeros(len(self.reference))
-        kept[list(columns)] = float(self.hide < 1)
+        kept[list(columns)] = 1
 
         def batches() -> Iterator[Batch]:
             for batch in self.batches(cells, pairs):
@@ -678,11 +677,6 @@ def _only(cells: AnnData, columns: Sequence[int], names: Sequence[str]) -> AnnDa
     kept = ad.AnnData(obs=cells.obs)
     set_images(kept, images, channel_names=names, masks=cells.obsm.get(keys.MASKS))
     return kept
-
-
-def _told(batch: Batch) -> Tensor:
-    assert batch.covariates is not None
-    return batch.covariates
 
 
 def _beside(checkpoint: str | Path | None, name: str) -> Path | None:

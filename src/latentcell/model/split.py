@@ -54,7 +54,7 @@ def split_cells(
     InputError
         If a column or level does not exist, or too few cells or groups are left.
     """
-    rows = np.flatnonzero(~_excluded(cells, exclude or {}))
+    rows = np.flatnonzero(~is_excluded(cells, exclude or {}))
     if len(rows) < _FEWEST:
         left = "no cell is" if len(rows) == 0 else f"only {len(rows)} of {cells.n_obs} cells are"
         cause = f" after excluding {dict(exclude)}" if exclude else ""
@@ -79,7 +79,8 @@ def split_cells(
     return Split(rows[~out], rows[out])
 
 
-def _excluded(cells: AnnData, exclude: Mapping[str, Sequence[Any]]) -> np.ndarray:
+def is_excluded(cells: AnnData, exclude: Mapping[str, Sequence[Any]]) -> np.ndarray:
+    """Which cells have one of the levels to keep away, ``(n,)``."""
     mask = np.zeros(cells.n_obs, dtype=bool)
     for key, levels in exclude.items():
         named: list[Any] = [levels] if np.isscalar(levels) else list(levels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 
 from latentcell.cells.levels import column
 from latentcell.errors import InputError
-from latentcell.stats.distances import resampled_counts
+from latentcell.stats.distances import Interval, percentile_interval, resampled_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from latentcell.cells.structures import Pairs
     from latentcell.model.integrated import IntegratedCell
 
-_CONFIDENCE = (2.5, 97.5)
 # cells (or replicates) below which an interval is not drawn
 _FEWEST = 5
 
@@ -80,19 +78,17 @@ def coupling(
         )
     seed = int(np.random.default_rng(rng).integers(2**31))
     names = model.reference
-    sets: list[tuple[str, ...]] = [(), tuple(names), *((name,) for name in names)]
-    sets += [tuple(each) for each in combinations(names, len(names) - 1)]
-    nll = {}
-    for told in dict.fromkeys(sets):
+    others = {name: tuple(other for other in names if other != name) for name in names}
+    nll: dict[tuple[str, ...], np.ndarray] = {}
+    for told in dict.fromkeys([(), tuple(names), *((name,) for name in names), *others.values()]):
         table = model.nll(cells, told=told, n_samples=n_samples, rng=seed)
         nll[told] = table["nll"].to_numpy()
     average = average_nll(model, cells)
     everything = nll[tuple(names)]
     gains = {("all", "all"): nll[()] - everything, ("all", "mean"): average - everything}
     for name in names:
-        others = tuple(other for other in names if other != name)
         gains[(name, "alone")] = nll[()] - nll[(name,)]
-        gains[(name, "beyond")] = nll[others] - everything
+        gains[(name, "beyond")] = nll[others[name]] - everything
     units = None if replicate is None else column(cells, replicate).to_numpy()[table["cell"].to_numpy()]
     rows = []
     for structure in model.structures_:
@@ -102,7 +98,9 @@ def coupling(
         of = None if units is None else units[members]
         for (channel, question), gain in gains.items():
             about = {"structure": structure, "channel": channel, "question": question}
-            rows.append(about | _interval(gain[members], of, n_resamples, seed))
+            found = _interval(gain[members], of, n_resamples, seed)
+            sizes = {"n_cells": len(members), "n_units": len(members) if of is None else len(set(of))}
+            rows.append(about | {"nats": found.value, "low": found.low, "high": found.high} | sizes)
     return pd.DataFrame(rows)
 
 
@@ -144,7 +142,7 @@ def recognised(
     rows = []
     for name, hits in right.items():
         found = _interval(hits.astype(float), None, 1000, seed)
-        rows.append({"images": name, "accuracy": found["nats"], "low": found["low"], "high": found["high"]})
+        rows.append({"images": name, "accuracy": found.value, "low": found.low, "high": found.high})
     return pd.DataFrame(rows).assign(n_cells=len(truth))
 
 
@@ -196,16 +194,9 @@ def _predicted(
     return out
 
 
-def _interval(values: np.ndarray, units: np.ndarray | None, n: int, seed: int) -> dict[str, float]:
-    counts = resampled_counts(len(values), n=n, replicates=units, rng=np.random.default_rng(seed))[1:]
-    n_units = len(values) if units is None else len(set(units))
-    low, high = np.nan, np.nan
-    if n_units >= _FEWEST:
-        low, high = np.percentile(counts @ values / counts.sum(1), _CONFIDENCE)
-    return {
-        "nats": float(values.mean()),
-        "low": float(low),
-        "high": float(high),
-        "n_cells": len(values),
-        "n_units": n_units,
-    }
+def _interval(values: np.ndarray, units: np.ndarray | None, n: int, seed: int) -> Interval:
+    """Mean and its bootstrap interval over cells or `units`; without an interval for few of them."""
+    counts = resampled_counts(len(values), n=n, replicates=units, rng=np.random.default_rng(seed))
+    found = percentile_interval(counts @ values / counts.sum(1))
+    few = len(values if units is None else set(units)) < _FEWEST
+    return Interval(found.value, np.nan, np.nan) if few else found
