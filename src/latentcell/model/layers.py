@@ -44,35 +44,40 @@ class NormSiLU(nn.Module):
         return F.silu(F.layer_norm(x, x.shape[1:], self.weight, self.bias))
 
 
-class Layers(nn.Sequential):
-    """`NormSiLU` and linear layers, one after another.
+class Layers(nn.Module):
+    """`NormSiLU` and linear layers, one after another, with all their parameters side by side in one tensor.
 
     Parameters
     ----------
     layers
-        The layers in order.
+        The layers in order; their values are taken as the first.
     dropout
         Share of the units of each `NormSiLU` set to zero at random in training, the others scaled up by as much.
     """
 
     def __init__(self, *layers: NormSiLU | nn.Linear, dropout: float = 0.0) -> None:
-        super().__init__(*layers)
+        super().__init__()
         self.dropout = dropout
-        self._ordered = tuple(self.parameters())
         self._plan = _plan(layers)
         self._n_units = sum(layer.width for layer in layers if isinstance(layer, NormSiLU))
+        self.values = nn.Parameter(
+            torch.cat([each.detach().reshape(-1) for layer in layers for each in layer.parameters()])
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs ``(n, k)`` from ``(n, m)``."""
         bits, (lowest, factor) = self._dropped(x)
         if kernels.in_use(x.device, x.dtype):
-            return _Layers.apply(x, self._plan, bits, (lowest, factor), *self._ordered)
-        at = 0
-        for layer in self:
-            x = layer(x)
-            if bits is not None and isinstance(layer, NormSiLU):
-                x = x * (bits[:, at : at + x.shape[1]] >= lowest) * factor
-                at += x.shape[1]
+            return _Layers.apply(x, self.values, self._plan, bits, (lowest, factor))
+        for linear, n_in, n_out, at, _, first_bit, *_ in self._plan.tolist():
+            first = n_in * n_out if linear else n_in
+            weight, bias = self.values[at : at + first + n_out].split([first, n_out])
+            if linear:
+                x = F.linear(x, weight.view(n_out, n_in), bias)
+                continue
+            x = F.silu(F.layer_norm(x, (n_in,), weight, bias))
+            if bits is not None:
+                x = x * (bits[:, first_bit : first_bit + n_in] >= lowest) * factor
         return x
 
     def _dropped(self, x: Tensor) -> tuple[Tensor | None, tuple[int, float]]:
@@ -106,24 +111,20 @@ def _plan(layers: Sequence[NormSiLU | nn.Linear]) -> np.ndarray:
 class _Layers(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        plan: np.ndarray,
-        bits: Tensor | None,
-        dropout: tuple[int, float],
-        *parameters: Tensor,
+        ctx: Any, x: Tensor, values: Tensor, plan: np.ndarray, bits: Tensor | None, dropout: tuple[int, float]
     ) -> Tensor:
         from latentcell.kernels import layers
 
-        flat = torch.cat([each.detach().reshape(-1) for each in parameters]).numpy()
+        flat, last = values.detach().numpy(), plan[-1]
         drawn = (_NO_BITS if bits is None else bits.numpy(), (np.int16(dropout[0]), np.float32(dropout[1])))
         needed = any(ctx.needs_input_grad)
-        kept = np.empty((len(x), plan[-1, layers.KEPT] + plan[-1, layers.N_IN] + 1), np.float32) if needed else _EMPTY
-        turned, out = np.empty_like(flat), torch.empty(len(x), int(plan[-1, layers.N_OUT]))
+        kept = np.empty((len(x), last[layers.KEPT] + last[layers.N_IN] + 1), np.float32) if needed else _EMPTY
+        turned, out = np.empty_like(flat), torch.empty(len(x), int(last[layers.N_OUT]))
         kernels.share_threads()
         layers.turn(flat, plan, turned)
         layers.forward(x.detach().contiguous().numpy(), flat, turned, plan, *drawn, kept, out.numpy())
-        ctx.kept, ctx.sizes, ctx.width = (flat, plan, *drawn, kept), [each.shape for each in parameters], x.shape[1]
+        ctx.save_for_backward(values)
+        ctx.rest, ctx.width = (plan, *drawn, kept), x.shape[1]
         return out
 
     @staticmethod
@@ -131,14 +132,13 @@ class _Layers(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         from latentcell.kernels import layers
 
-        flat, plan, bits, dropout, kept = ctx.kept
+        (values,), (plan, bits, dropout, kept) = ctx.saved_tensors, ctx.rest
         outputs = np.empty(len(gradient) * int((plan[:, layers.N_OUT] * plan[:, layers.LINEAR]).sum()), np.float32)
-        d_x, d_flat = torch.empty(len(gradient), ctx.width), torch.empty(len(flat))
+        d_x, d_values = torch.empty(len(gradient), ctx.width), torch.empty_like(values)
         kernels.share_threads()
-        given = (gradient.contiguous().numpy(), flat, plan, bits, dropout, kept)
-        layers.backward(*given, outputs, d_x.numpy(), d_flat.numpy())
-        parts = d_flat.split([math.prod(size) for size in ctx.sizes])
-        return d_x, None, None, None, *(part.view(size) for part, size in zip(parts, ctx.sizes, strict=True))
+        given = (gradient.contiguous().numpy(), values.detach().numpy(), plan, bits, dropout, kept)
+        layers.backward(*given, outputs, d_x.numpy(), d_values.numpy())
+        return d_x, d_values, None, None, None
 
 
 class GroupNormSiLU(nn.GroupNorm):
