@@ -21,8 +21,6 @@ from latentcell.model.layers import GroupNormSiLU
 from latentcell.model.networks import down, level_strides, posterior_of, transposed
 from latentcell.model.posterior import Posterior
 
-# a finest level of few channels is what makes drawing at full size affordable
-_FINE = 8
 LIKELIHOODS: dict[str, type[lk.Gaussian] | type[lk.StudentT]] = {"gaussian": lk.Gaussian, "student_t": lk.StudentT}
 
 
@@ -80,13 +78,14 @@ class ConditionalNet(nn.Module):
         self.flat = widths[-1] * math.prod(self.bottom)
         self.to_posterior = nn.Linear(self.flat + n_told, 2 * n_latent)
         self.from_code = nn.Linear(n_latent + n_told, self.flat)
-        outputs = [_FINE, *widths[:-1]][::-1]
         self.decoder = nn.ModuleList(
             _Level(transposed(a + n_reference, b, stride, three_d), b, n_told)
-            for a, b, stride in zip(widths[::-1], outputs, strides[::-1], strict=True)
+            for a, b, stride in zip(widths[:0:-1], widths[-2::-1], strides[:0:-1], strict=True)
         )
-        self.finest = _Level(down(_FINE + n_reference, _FINE, (1,) * len(size), three_d), _FINE, n_told)
-        self.last = nn.Conv3d(_FINE, 1, 1) if three_d else nn.Conv2d(_FINE, 1, 1)
+        # values of the finest level are channels of the one before, at which convolutions take a fraction of the time
+        per_pixel, plain = math.prod(strides[0]), (1,) * len(size)
+        self.finest = _Level(down(widths[0] + per_pixel * n_reference, widths[0], plain, three_d), widths[0], n_told)
+        self.last = down(widths[0], per_pixel, plain, three_d)
         for weights in self.parameters():
             if weights.dim() == len(size) + 2:
                 weights.data = weights.data.contiguous(memory_format=self.layout)
@@ -101,18 +100,39 @@ class ConditionalNet(nn.Module):
 
     def decode(self, z: Tensor, reference: Tensor, told: Tensor) -> Tensor:
         """Structure ``(n, 1, ...)`` at codes `z` ``(n, d)`` in cells of the given reference ``(n, R, ...)``."""
-        scales = [F.pad(reference, self.padding).contiguous(memory_format=self.layout)]
+        scales = [F.pad(reference, self.padding)]
         pool = F.avg_pool3d if len(self.size) == 3 else F.avg_pool2d
         for stride in self.strides:
             scales.append(pool(scales[-1], stride))
+        scales[1] = apart(scales[0], self.strides[0])
         x = self.from_code(torch.cat([z, told], 1)).view(len(z), -1, *self.bottom)
-        for level, scale in zip(self.decoder, scales[:0:-1], strict=True):
-            joined = torch.cat([x, scale], 1).contiguous(memory_format=self.layout)
-            x = level(joined, told)
-        x = self.last(self.finest(torch.cat([x, scales[0]], 1).contiguous(memory_format=self.layout), told))
+        for level, scale in zip([*self.decoder, self.finest], scales[:0:-1], strict=True):
+            x = level(torch.cat([x, scale], 1).contiguous(memory_format=self.layout), told)
+        x = together(self.last(x), self.strides[0])
         for axis, length in enumerate(self.size, start=2):
             x = x.narrow(axis, 0, length)
         return x
+
+
+def apart(x: Tensor, stride: Sequence[int]) -> Tensor:
+    """Images ``(n, c, ...)`` with the pixels of each block of `stride` as channels of one (space to depth)."""
+    n, channels, *size = x.shape
+    blocks = x.view(
+        n, channels, *(part for length, step in zip(size, stride, strict=True) for part in (length // step, step))
+    )
+    within = [3 + 2 * axis for axis in range(len(size))]
+    between = [2 + 2 * axis for axis in range(len(size))]
+    moved = blocks.permute(0, 1, *within, *between)
+    return moved.reshape(n, -1, *moved.shape[2 + len(size) :])
+
+
+def together(x: Tensor, stride: Sequence[int]) -> Tensor:
+    """The inverse of `apart`, as a sub-pixel convolution ends (Shi et al. 2016)."""
+    n, _, *size = x.shape
+    blocks = x.reshape(n, -1, *stride, *size)
+    order = [place for axis in range(len(size)) for place in (2 + len(size) + axis, 2 + axis)]
+    joined = [length * step for length, step in zip(size, stride, strict=True)]
+    return blocks.permute(0, 1, *order).reshape(n, -1, *joined)
 
 
 class ConditionalModule(nn.Module):
