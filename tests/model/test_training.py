@@ -16,7 +16,7 @@ from tiny import SETTINGS, count_cells, fit, image_cells, profile_cells
 import latentcell as lc
 from latentcell.cells.batches import Batch, Source, in_order, shuffled
 from latentcell.errors import InputError
-from latentcell.model import objectives
+from latentcell.model import objectives, training
 from latentcell.model.module import VAEModule
 from latentcell.model.schema import Schema
 from latentcell.model.training import (
@@ -269,7 +269,26 @@ def test_the_learning_rate_reaches_its_end_within_the_epochs() -> None:
     assert history[-1]["learning_rate"] < 0.1 * max(row["learning_rate"] for row in history)
 
 
-def test_max_minutes_stops_after_the_epoch_that_used_them_up() -> None:
+def test_training_stops_within_the_epoch_in_which_its_minutes_are_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, data = module_and_data()
+    clock, steps = [0.0], []
+
+    def a_minute_each(rng: np.random.Generator, noise: torch.Generator) -> Iterator[Batch]:
+        for batch in data.train(rng, noise):
+            steps.append(batch.index)
+            yield batch
+            clock[0] += 60
+
+    monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
+    slow = replace(data, train=a_minute_each)
+    history = train(module, slow, ELBO, DEFAULT, epochs=500, seed=3, max_minutes=4).history
+    # three minibatches are an epoch; a fifth is drawn, and not used
+    assert len(history) == 2
+    assert len(steps) == 5
+    assert history[-1]["learning_rate"] == pytest.approx(DEFAULT.learning_rate, rel=1e-6)
+
+
+def test_an_epoch_has_a_step_however_short_the_time() -> None:
     assert len(run(epochs=500, max_minutes=1e-9)[1].history) == 1
 
 

@@ -160,7 +160,7 @@ def train(
     seed
         Root of all randomness.
     max_minutes
-        Stop, with the learning rate annealed, after this much training time.
+        Stop, with the learning rate annealed, after this much training time, also within an epoch.
     hooks
         Where to checkpoint and whom to tell of each epoch.
 
@@ -179,21 +179,18 @@ def train(
     saved_at = time.monotonic()
     while progress.epoch < epochs and not _finished(progress, max_minutes):
         started = time.monotonic()
-        share_of_time = progress.seconds / (60 * max_minutes) if max_minutes else 0.0
-        share = max(progress.epoch / epochs, share_of_time)
+        budget = _Budget(epochs, max_minutes, started)
         # dropout draws from torch's global generator: seeded for the epoch, and given back as it was
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(int(np.random.SeedSequence([seed, progress.epoch]).generate_state(1)[0]))
-            row = _one_epoch(
-                module, data, objective, optimiser, settings, progress, seed=seed, share=(share, 1 / epochs)
-            )
+            row = _one_epoch(module, data, objective, optimiser, settings, progress, seed=seed, budget=budget)
         measured, merit = _held_out(module, data, objective, seed, device)
         row |= measured
         progress.seconds += time.monotonic() - started
         row |= {"epoch": progress.epoch, "seconds": progress.seconds}
         progress.history.append(row)
         # weights from before the schedule has run out belong to another objective, unless that is the ELBO itself
-        settled = _scheduled(progress, share * epochs) >= objective.schedule_steps
+        settled = budget.scheduled(progress, 1.0) >= objective.schedule_steps
         if (settled or objective.optimises_elbo) and merit > progress.best_merit:
             progress.best_merit, progress.best_epoch, best = merit, progress.epoch, _weights(module)
         if settled and progress.stalled(merit, settings.patience):
@@ -260,9 +257,9 @@ def _one_epoch(
     progress: Progress,
     *,
     seed: int,
-    share: tuple[float, float],
+    budget: _Budget,
 ) -> dict[str, float]:
-    """One pass over the training cells; `share` is the share of training done and that of one epoch."""
+    """One pass over the training cells, or what of it the time allows."""
     module.train()
     device = next(module.parameters()).device
     rng = np.random.default_rng([seed, progress.epoch])
@@ -270,10 +267,13 @@ def _one_epoch(
     sums: dict[str, float] = {}
     n_cells = 0
     for batch in data.train(rng, noise):
-        done = share[0] + share[1] * n_cells / data.n_train
+        part = n_cells / data.n_train
+        done = budget.spent(progress, part)
+        if part and done >= 1:
+            break
         rate = learning_rate(settings.learning_rate, done, progress.cuts)
         log_px, posterior, z = module(batch.to(device), noise)
-        terms = objective(log_px, posterior, z, data.n_train, _scheduled(progress, share[0] / share[1]))
+        terms = objective(log_px, posterior, z, data.n_train, budget.scheduled(progress, part))
         optimiser.clear()
         (terms.loss / batch.n_measured).backward()
         norm = optimiser.gradient_norm()
@@ -289,13 +289,29 @@ def _one_epoch(
     return {name: total / n_cells for name, total in sums.items()} | {"learning_rate": rate}
 
 
-def _scheduled(progress: Progress, epochs_worth: float) -> int:
-    """Step that the objective's schedule has reached: ahead of the true one where time runs out before the epochs do.
+@dataclass(frozen=True)
+class _Budget:
+    """Epochs and minutes at most, and when the present epoch began."""
 
-    `epochs_worth` is the share of training done, in epochs.
-    """
-    ahead = epochs_worth / progress.epoch if progress.epoch else 1.0
-    return int(progress.step * max(1.0, ahead))
+    epochs: int
+    max_minutes: float | None
+    started: float
+
+    def spent(self, progress: Progress, part: float = 0.0) -> float:
+        """Share of training that is done, with a `part` of the present epoch."""
+        of_epochs = (progress.epoch + part) / self.epochs
+        if self.max_minutes is None:
+            return of_epochs
+        return max(of_epochs, (progress.seconds + time.monotonic() - self.started) / (60 * self.max_minutes))
+
+    def scheduled(self, progress: Progress, part: float) -> int:
+        """Step that an objective's schedule has reached: ahead of the true one where time runs out before the epochs.
+
+        After no epoch at all it is the true one.
+        """
+        at = progress.epoch + part
+        ahead = self.spent(progress, part) * self.epochs / at if at else 1.0
+        return int(progress.step * max(1.0, ahead))
 
 
 @torch.no_grad()
