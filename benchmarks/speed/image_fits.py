@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ def _networks(images: np.ndarray):
     net = ConvNet(images.shape[1:], images.shape[1], LATENT)
     for weights in net.parameters():
         weights.data = weights.data.contiguous()
-    net.layout = torch.contiguous_format
+    net.levels = replace(net.levels, layout=torch.contiguous_format)
     return net
 
 
@@ -101,7 +102,7 @@ def pythae(images: np.ndarray, epochs: int) -> tuple[float, float]:
             self.first, self.net = net.decoder_input, net.decoder
 
         def forward(self, z: Tensor) -> ModelOutput:
-            start = self.first(z).view(-1, net.bottom_width, *net.bottom)
+            start = net.levels.at_bottom(self.first(z))
             return ModelOutput(reconstruction=self.net(start))
 
     held_out = int(HELD_OUT * len(images))

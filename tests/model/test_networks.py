@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentcell.cells.counts import Counts
-from latentcell.model.networks import MLP, ConvNet, level_strides
+from latentcell.model.levels import level_strides
+from latentcell.model.networks import MLP, ConvNet
 
 SIDES = st.integers(5, 70)
 

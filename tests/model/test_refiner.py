@@ -13,8 +13,9 @@ from tiny import fit, image_cells
 import latentcell as lc
 from latentcell.errors import InputError, NotFittedError
 from latentcell.model import refine
+from latentcell.model.levels import folded, unfolded
 from latentcell.model.refine import seen_split
-from latentcell.model.refiner import Refiner, _fold, _unfold
+from latentcell.model.refiner import Refiner
 
 STEPS = 3
 
@@ -90,9 +91,9 @@ def test_any_size_is_drawn_and_every_weight_learns(shape: tuple[int, ...]) -> No
 @pytest.mark.parametrize("fold", [(2, 2), (1, 2), (2, 2, 2), (1, 2, 2)])
 def test_folding_is_undone_exactly(fold: tuple[int, ...]) -> None:
     x = torch.randn(2, 3, *[4 * step for step in fold])
-    folded = _fold(x, fold)
-    assert folded.shape == (2, 3 * int(np.prod(fold)), *[4] * len(fold))
-    assert torch.equal(_unfold(folded, fold), x)
+    blocks = folded(x, fold)
+    assert blocks.shape == (2, 3 * int(np.prod(fold)), *[4] * len(fold))
+    assert torch.equal(unfolded(blocks, fold), x)
 
 
 def test_the_seed_fixes_training_and_draws() -> None:

@@ -17,8 +17,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from latentcell import keys
 from latentcell.cells.batches import Batch, Source
-from latentcell.cells.images import channel_names, measured, take_rows
+from latentcell.cells.images import channel_names, measured, set_images, take_rows
 from latentcell.errors import InputError, listed
 
 if TYPE_CHECKING:
@@ -171,6 +172,32 @@ def find_channels(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
     if missing:
         raise InputError(f"There is no channel {listed(missing)}; channels present: {listed(list(names))}.")
     return [list(names).index(name) for name in wanted]
+
+
+def with_channels(cells: AnnData, names: Sequence[str]) -> AnnData:
+    """The same cells with the channels `names` only.
+
+    Raises
+    ------
+    InputError
+        If one is missing or has one value throughout.
+    """
+    import anndata as ad
+
+    columns, stored = find_channels(channel_names(cells), names), measured(cells)
+    images = np.empty((cells.n_obs, len(columns), *stored.shape[2:]), dtype=stored.dtype)
+    for start in range(0, cells.n_obs, _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, cells.n_obs))
+        images[rows] = take_rows(stored, rows)[:, columns]
+    flat = [name for i, name in enumerate(names) if images[:, i].min() == images[:, i].max()]
+    if flat:
+        raise InputError(
+            f"The reference channel {listed(flat)} has one value in every pixel of every cell: it tells nothing of a "
+            "cell's shape. Look at how the images were read, or leave the channel out."
+        )
+    kept = ad.AnnData(obs=cells.obs)
+    set_images(kept, images, channel_names=names, masks=cells.obsm.get(keys.MASKS))
+    return kept
 
 
 def ranges(array: Any, pairs: Pairs, rows: np.ndarray) -> np.ndarray:

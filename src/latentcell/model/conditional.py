@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from latentcell.cells.batches import Batch
 from latentcell.model import likelihoods as lk
 from latentcell.model.layers import GroupNormSiLU
-from latentcell.model.networks import down, level_strides, posterior_of, transposed
+from latentcell.model.levels import Levels, cropped, down, folded, transposed, unfolded
+from latentcell.model.networks import posterior_of
 from latentcell.model.posterior import Posterior
 
 LIKELIHOODS: dict[str, type[lk.Gaussian] | type[lk.StudentT]] = {"gaussian": lk.Gaussian, "student_t": lk.StudentT}
@@ -61,23 +62,15 @@ class ConditionalNet(nn.Module):
     def __init__(self, image_shape: Sequence[int], n_latent: int, *, n_told: int, width: int = 16) -> None:
         super().__init__()
         channels, *size = image_shape
-        self.size = tuple(size)
-        strides = level_strides(self.size)
-        total = [math.prod(level[axis] for level in strides) for axis in range(len(size))]
-        padded = [math.ceil(length / step) * step for length, step in zip(size, total, strict=True)]
-        self.padding = [pad for have, want in zip(size[::-1], padded[::-1], strict=True) for pad in (0, want - have)]
-        self.bottom = [length // step for length, step in zip(padded, total, strict=True)]
-        self.strides = strides
-        widths = [min(width * 2**level, 256) for level in range(len(strides))]
+        self.size, levels = tuple(size), Levels.of(size, width)
+        self.levels, widths, strides = levels, levels.widths, levels.strides
         three_d, n_reference = len(size) == 3, channels - 1
-        self.layout = torch.channels_last_3d if three_d else torch.channels_last
-        inputs = [channels, *widths[:-1]]
         self.encoder = nn.ModuleList(
-            _Level(down(a, b, stride, three_d), b, n_told) for a, b, stride in zip(inputs, widths, strides, strict=True)
+            _Level(down(a, b, stride, three_d), b, n_told)
+            for a, b, stride in zip([channels, *widths], widths, strides, strict=False)
         )
-        self.flat = widths[-1] * math.prod(self.bottom)
-        self.to_posterior = nn.Linear(self.flat + n_told, 2 * n_latent)
-        self.from_code = nn.Linear(n_latent + n_told, self.flat)
+        self.to_posterior = nn.Linear(levels.n_bottom + n_told, 2 * n_latent)
+        self.from_code = nn.Linear(n_latent + n_told, levels.n_bottom)
         self.decoder = nn.ModuleList(
             _Level(transposed(a + n_reference, b, stride, three_d), b, n_told)
             for a, b, stride in zip(widths[:0:-1], widths[-2::-1], strides[:0:-1], strict=True)
@@ -86,53 +79,27 @@ class ConditionalNet(nn.Module):
         per_pixel, plain = math.prod(strides[0]), (1,) * len(size)
         self.finest = _Level(down(widths[0] + per_pixel * n_reference, widths[0], plain, three_d), widths[0], n_told)
         self.last = down(widths[0], per_pixel, plain, three_d)
-        for weights in self.parameters():
-            if weights.dim() == len(size) + 2:
-                weights.data = weights.data.contiguous(memory_format=self.layout)
+        levels.lay_out(self)
 
     def encode(self, x: Any, told: Tensor | None) -> Posterior:
         """Posterior of the structure from ``(n, 1 + R, ...)`` and what is told ``(n, n_told)``."""
         assert told is not None
-        x = F.pad(x, self.padding).contiguous(memory_format=self.layout)
+        x = self.levels.padded(x)
         for level in self.encoder:
             x = level(x, told)
         return posterior_of(self.to_posterior(torch.cat([x.flatten(1), told], 1)))
 
     def decode(self, z: Tensor, reference: Tensor, told: Tensor) -> Tensor:
         """Structure ``(n, 1, ...)`` at codes `z` ``(n, d)`` in cells of the given reference ``(n, R, ...)``."""
-        scales = [F.pad(reference, self.padding)]
+        scales, strides = [self.levels.padded(reference)], self.levels.strides
         pool = F.avg_pool3d if len(self.size) == 3 else F.avg_pool2d
-        for stride in self.strides:
+        for stride in strides:
             scales.append(pool(scales[-1], stride))
-        scales[1] = apart(scales[0], self.strides[0])
-        x = self.from_code(torch.cat([z, told], 1)).view(len(z), -1, *self.bottom)
+        scales[1] = folded(scales[0], strides[0])
+        x = self.levels.at_bottom(self.from_code(torch.cat([z, told], 1)))
         for level, scale in zip([*self.decoder, self.finest], scales[:0:-1], strict=True):
-            x = level(torch.cat([x, scale], 1).contiguous(memory_format=self.layout), told)
-        x = together(self.last(x), self.strides[0])
-        for axis, length in enumerate(self.size, start=2):
-            x = x.narrow(axis, 0, length)
-        return x
-
-
-def apart(x: Tensor, stride: Sequence[int]) -> Tensor:
-    """Images ``(n, c, ...)`` with the pixels of each block of `stride` as channels of one (space to depth)."""
-    n, channels, *size = x.shape
-    blocks = x.view(
-        n, channels, *(part for length, step in zip(size, stride, strict=True) for part in (length // step, step))
-    )
-    within = [3 + 2 * axis for axis in range(len(size))]
-    between = [2 + 2 * axis for axis in range(len(size))]
-    moved = blocks.permute(0, 1, *within, *between)
-    return moved.reshape(n, -1, *moved.shape[2 + len(size) :])
-
-
-def together(x: Tensor, stride: Sequence[int]) -> Tensor:
-    """The inverse of `apart`, as a sub-pixel convolution ends (Shi et al. 2016)."""
-    n, _, *size = x.shape
-    blocks = x.reshape(n, -1, *stride, *size)
-    order = [place for axis in range(len(size)) for place in (2 + len(size) + axis, 2 + axis)]
-    joined = [length * step for length, step in zip(size, stride, strict=True)]
-    return blocks.permute(0, 1, *order).reshape(n, -1, *joined)
+            x = level(torch.cat([x, scale], 1).contiguous(memory_format=self.levels.layout), told)
+        return cropped(unfolded(self.last(x), strides[0]), self.size)
 
 
 class ConditionalModule(nn.Module):

@@ -38,8 +38,6 @@ _REPORT_CELLS = 512
 _NLL_CELLS, _REPORT_DRAWS = 256, 50
 # cells behind the total correlation, whose estimate is biased for few: those of training, too, since it looks at codes
 _TC_CELLS = 1000
-# cells behind the mean with which training starts
-_START_CELLS = 2000
 # standard deviation of the noise on the encoder's view, in units of a channel's intensity range
 INPUT_NOISE = 0.1
 
@@ -129,9 +127,6 @@ def fit_module(
         for batch in shuffled(ready, split.train, size, rng):
             yield augment(batch, noise)
 
-    if isinstance(module, VAEModule):
-        some = split.train[:: math.ceil(len(split.train) / _START_CELLS)]
-        module.start_at(in_order(ready, some, size))
     device = next(module.parameters()).device
     objective = objective.within(plan.epochs * math.ceil(len(split.train) / size))
     objective = objective.started(module.n_latent, plan.seed, device)

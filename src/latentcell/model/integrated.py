@@ -31,9 +31,10 @@ from latentcell.cells.structures import (
     hidden_at_random,
     pair_source,
     ranges,
+    with_channels,
 )
 from latentcell.errors import InputError, NotFittedError, listed
-from latentcell.model import files, objectives
+from latentcell.model import files, objectives, packing
 from latentcell.model.conditional import LIKELIHOODS, ConditionalModule
 from latentcell.model.fit import augmented, fit_module, fit_report, make_plan, seed_of, threads_for
 from latentcell.model.module import importance_nll
@@ -236,7 +237,7 @@ class IntegratedCell:
             If a channel is unknown or constant, or a cell shows a structure without a name.
         """
         settings, seed = settings or Settings(), seed_of(rng)
-        columns = find_channels(channel_names(cells), self.reference)
+        find_channels(channel_names(cells), self.reference)
         pairs = find_pairs(cells, self.target, self.structure_key)
         minutes = max_minutes / 2 if max_minutes is not None and shape is None else max_minutes
         split = split_cells(cells, exclude=exclude, split_key=split_key, share=settings.validation, seed=seed)
@@ -256,7 +257,7 @@ class IntegratedCell:
             orientation=self.orientation,
             width=self.width,
         ).fit(
-            _only(cells, columns, self.reference),
+            with_channels(cells, self.reference),
             exclude=exclude,
             split_key=split_key,
             epochs=epochs,
@@ -363,7 +364,7 @@ class IntegratedCell:
         with torch.inference_mode():
             for start in range(0, len(z), _BLOCK):
                 rows = slice(start, start + _BLOCK)
-                scaled = self._scaled(shape.reference[rows]) * (self.hide < 1)
+                scaled = self.reference_.schema_.scaled(shape.reference[rows]) * (self.hide < 1)
                 codes, seen, given = (
                     torch.from_numpy(np.asarray(each, dtype=np.float32)).to(device)
                     for each in (z[rows], scaled, told[rows])
@@ -378,12 +379,11 @@ class IntegratedCell:
         rows = np.arange(cells.n_obs) if rows is None else rows
         columns = find_channels(channel_names(cells), self.reference)
         reference = take_rows(measured(cells), rows)[:, columns].astype(np.float32)
-        if not self.reference_.schema_.masked:
+        masks = self.reference_.schema_.masks(cells)
+        if masks is None:
             return Shape(reference, None)
-        if keys.MASKS not in cells.obsm:
-            raise InputError('The model was fitted with cell masks, but these cells have no obsm["masks"].')
-        region = with_margin(take_rows(cells.obsm[keys.MASKS], rows) > 0).numpy()
-        return Shape(self.reference_.schema_.unscaled(self._scaled(reference) * region), region[:, 0])
+        region = with_margin(take_rows(masks, rows) > 0).numpy()
+        return Shape(self.reference_.schema_.unscaled(self.reference_.schema_.scaled(reference) * region), region[:, 0])
 
     def shapes_at(self, z: np.ndarray, *, batch: Any = None) -> Shape:
         """Reference and region decoded at codes of shape ``(n, d)``."""
@@ -513,12 +513,10 @@ class IntegratedCell:
 
     def save(self, folder: str | Path) -> str:
         """Write the model to a folder, atomically; returns the sha256 of the conditional model's weights."""
-        tensors = dict(self._module.state_dict())
-        tensors |= {f"_learnt.{name}": torch.from_numpy(each) for name, each in self._learnt().items()}
         with replacing(Path(folder)) as temporary:
             temporary.mkdir()
             self.reference_.save(temporary / "reference")
-            return files.write_model(temporary / "target", tensors, self._description())
+            return files.write_model(temporary / "target", *packing.packed_structures(self))
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -535,22 +533,11 @@ class IntegratedCell:
             )
         tensors, config = files.read_model(Path(folder) / "target")
         try:
-            settings = config["settings"] | {"objective": objectives.from_description(config["objective"])}
-            model = cls(**settings)
-            model.reference_ = VAE.load(Path(folder) / "reference")
-            model.structures_ = config["structures"]
-            learnt = {name: tensors.pop(name).numpy() for name in list(tensors) if name.startswith("_learnt.")}
-            model._learn({name.removeprefix("_learnt."): each for name, each in learnt.items()})
-            model._module = model._build(0)
-            model._module.load_state_dict(tensors)
-            model._module.eval()
-            model.report_, model.history_ = config["report"], pd.DataFrame(config["history"])
-            model.latent_ = pd.DataFrame(model.report_["latent"])
+            return packing.unpacked_structures(cls, tensors, config, VAE.load(Path(folder) / "reference"))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"The description and the weights in {folder} do not make a model: {error}.") from None
-        return model
 
     def organisations(self, structure: str, n: int, rng: np.random.Generator) -> np.ndarray:
         """Codes of the organisation of a structure ``(n, d)``, drawn from where those of the training cells lie."""
@@ -571,32 +558,10 @@ class IntegratedCell:
         shown = np.isfinite(z).all(2).T
         self._organisations = [Population.of(z[rows, i], z_var[rows, i]) for i, rows in enumerate(shown)]
 
-    def _learnt(self) -> dict[str, np.ndarray]:
-        """Arrays beside the weights, by name."""
-        kept = {"ranges": self.ranges_, "averages": self.averages_[0], "variances": self.averages_[1]}
-        for i, each in enumerate([self._shapes, *self._organisations]):
-            kept |= {f"{i}.mean": each.mean, f"{i}.root": each.root}
-        return kept
-
-    def _learn(self, kept: dict[str, np.ndarray]) -> None:
-        """Inverse of `_learnt`."""
-        self.ranges_, self.averages_ = kept["ranges"], (kept["averages"], kept["variances"])
-        n = 1 + len(self.structures_)
-        self._shapes, *self._organisations = [Population(kept[f"{i}.mean"], kept[f"{i}.root"]) for i in range(n)]
-
     def _settings(self) -> dict[str, Any]:
         """Arguments of the constructor but the objective."""
         names = ("reference", "target", "structure_key", "n_latent", "likelihood", "batch_key", "orientation", "width")
         return {name: getattr(self, name) for name in names} | {"hide": self.hide}
-
-    def _description(self) -> dict[str, Any]:
-        return {
-            "settings": self._settings(),
-            "objective": objectives.describe(self.objective),
-            "structures": self.structures_,
-            "report": self.report_,
-            "history": self.history_.to_dict("list"),
-        }
 
     def _digest(self) -> str:
         about = [self.reference_.schema_.digest(), self.structures_, self.ranges_.tolist(), self.hide, self.orientation]
@@ -645,38 +610,9 @@ class IntegratedCell:
         for batch in in_order(source, np.arange(len(pairs)), _BLOCK):
             yield batch.to(device)
 
-    def _scaled(self, reference: np.ndarray) -> np.ndarray:
-        """Reference in stored units as the models see it."""
-        schema = self.reference_.schema_
-        location, scale = (
-            np.asarray(each, dtype=np.float32).reshape(1, -1, *[1] * (reference.ndim - 2))
-            for each in (schema.location, schema.scale)
-        )
-        return np.asarray((reference - location) / scale, dtype=np.float32)
-
     def _augmented(self, batch: Batch, noise: torch.Generator) -> Batch:
         changed = augmented(batch, noise, "as_is" if self.orientation == "as_is" else "augment")
         return changed if self.hide == 1 else hidden_at_random(changed, self.hide, len(self.structures_), noise)
-
-
-def _only(cells: AnnData, columns: Sequence[int], names: Sequence[str]) -> AnnData:
-    """The same cells with some of their channels."""
-    import anndata as ad
-
-    stored = measured(cells)
-    images = np.empty((cells.n_obs, len(columns), *stored.shape[2:]), dtype=stored.dtype)
-    for start in range(0, cells.n_obs, _BLOCK):
-        rows = np.arange(start, min(start + _BLOCK, cells.n_obs))
-        images[rows] = take_rows(stored, rows)[:, list(columns)]
-    flat = [name for i, name in enumerate(names) if images[:, i].min() == images[:, i].max()]
-    if flat:
-        raise InputError(
-            f"The reference channel {listed(flat)} has one value in every pixel of every cell: it tells nothing of a "
-            "cell's shape. Look at how the images were read, or leave the channel out."
-        )
-    kept = ad.AnnData(obs=cells.obs)
-    set_images(kept, images, channel_names=names, masks=cells.obsm.get(keys.MASKS))
-    return kept
 
 
 def _beside(checkpoint: str | Path | None, name: str) -> Path | None:

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latentcell.cells.counts import Counts
 from latentcell.model import counted
 from latentcell.model.layers import GroupNormSiLU, Layers, NormSiLU
+from latentcell.model.levels import Levels, cropped, down, transposed
 from latentcell.model.posterior import Posterior
 
 # bounds on the log posterior variance: exp(-15) is beyond float32 noise of mu, exp(5) far wider than the prior
@@ -114,55 +114,25 @@ class ConvNet(nn.Module):
     ) -> None:
         super().__init__()
         channels, *size = image_shape
-        self.size = tuple(size)
-        strides = level_strides(self.size)
-        total = [math.prod(level[axis] for level in strides) for axis in range(len(size))]
-        self.padded = tuple(math.ceil(length / step) * step for length, step in zip(size, total, strict=True))
-        self.bottom = tuple(length // step for length, step in zip(self.padded, total, strict=True))
-        widths = [min(width * 2**level, 256) for level in range(len(strides))]
-        three_d = len(size) == 3
-
+        self.size, levels = tuple(size), Levels.of(size, width)
+        self.levels, widths, strides, three_d = levels, levels.widths, levels.strides, len(size) == 3
         shrinking = zip([channels, *widths], widths, strides, strict=False)
         growing = zip(widths[:0:-1], widths[:-1][::-1], strides[:0:-1], strict=True)
         narrow = [nn.Sequential(down(a, b, s, three_d), _norm(b)) for a, b, s in shrinking]
         widen = [nn.Sequential(transposed(a, b, s, three_d), _norm(b)) for a, b, s in growing]
-        flat = widths[-1] * math.prod(self.bottom)
-        self.encoder = nn.Sequential(*narrow, nn.Flatten(), nn.Linear(flat, 2 * n_latent))
-        self.decoder_input = nn.Linear(n_latent + n_covariates, flat)
+        self.encoder = nn.Sequential(*narrow, nn.Flatten(), nn.Linear(levels.n_bottom, 2 * n_latent))
+        self.decoder_input = nn.Linear(n_latent + n_covariates, levels.n_bottom)
         self.decoder = nn.Sequential(*widen, transposed(widths[0], n_outputs, strides[0], three_d))
-        self.bottom_width = widths[-1]
-        # a sixth faster on a CPU
-        self.layout = torch.channels_last_3d if three_d else torch.channels_last
-        for weights in self.parameters():
-            if weights.dim() == len(size) + 2:
-                weights.data = weights.data.contiguous(memory_format=self.layout)
+        levels.lay_out(self)
 
     def encode(self, x: Tensor, covariates: Tensor | None = None) -> Posterior:
         """Posterior of each cell from ``(n, C, ...)``."""
-        padding = [
-            pad for have, want in zip(self.size[::-1], self.padded[::-1], strict=True) for pad in (0, want - have)
-        ]
-        return posterior_of(self.encoder(F.pad(x, padding).contiguous(memory_format=self.layout)))
+        return posterior_of(self.encoder(self.levels.padded(x)))
 
     def decode(self, z: Tensor, covariates: Tensor | None = None) -> Tensor:
         """Likelihood parameters ``(n, n_outputs, ...)`` at the size of the images."""
         flat = self.decoder_input(_with_covariates(z, covariates))
-        start = flat.view(-1, self.bottom_width, *self.bottom).contiguous(memory_format=self.layout)
-        decoded: Tensor = self.decoder(start)
-        for axis, length in enumerate(self.size, start=2):
-            decoded = decoded.narrow(axis, 0, length)
-        return decoded
-
-
-def level_strides(size: Sequence[int]) -> list[tuple[int, ...]]:
-    """Stride of every level along each axis: 2 while the axis is longer than 4, else 1."""
-    strides: list[tuple[int, ...]] = []
-    length = list(size)
-    while not strides or max(length) > 4:
-        stride = tuple(2 if axis > 4 else 1 for axis in length)
-        strides.append(stride)
-        length = [math.ceil(axis / step) for axis, step in zip(length, stride, strict=True)]
-    return strides
+        return cropped(self.decoder(self.levels.at_bottom(flat)), self.size)
 
 
 def posterior_of(outputs: Tensor) -> Posterior:
@@ -187,19 +157,3 @@ def _dense(widths: Sequence[int]) -> list[NormSiLU | nn.Linear]:
 
 def _norm(channels: int) -> nn.Module:
     return GroupNormSiLU(math.gcd(8, channels), channels)
-
-
-def _kernel(stride: Sequence[int]) -> tuple[int, ...]:
-    return tuple(4 if step == 2 else 3 for step in stride)
-
-
-def down(n_in: int, n_out: int, stride: tuple[int, ...], three_d: bool) -> nn.Module:
-    """Convolution to a size smaller by `stride`."""
-    conv: Any = nn.Conv3d if three_d else nn.Conv2d
-    return conv(n_in, n_out, _kernel(stride), stride, padding=1)
-
-
-def transposed(n_in: int, n_out: int, stride: tuple[int, ...], three_d: bool) -> nn.Module:
-    """Convolution to a size larger by `stride`."""
-    conv: Any = nn.ConvTranspose3d if three_d else nn.ConvTranspose2d
-    return conv(n_in, n_out, _kernel(stride), stride, padding=1)

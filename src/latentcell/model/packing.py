@@ -1,4 +1,4 @@
-"""What of a VAE goes into its folder, and a VAE made from it again."""
+"""What of a model goes into its folder, and a model made from it again."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ from torch import Tensor
 
 from latentcell.model import objectives
 from latentcell.model.guidance import Factors
+from latentcell.model.population import Population
 from latentcell.model.refiner import Refiner
 from latentcell.model.schema import Schema
 
 if TYPE_CHECKING:
+    from latentcell.model.integrated import IntegratedCell
     from latentcell.model.vae import VAE
 
 Model = TypeVar("Model", bound="VAE")
+Integrated = TypeVar("Integrated", bound="IntegratedCell")
 
 # start of the names of the refiner's weights
 _REFINER = "_refiner."
+# and of what else a model of structures has learnt
+_LEARNT = "_learnt."
 
 
 def weights(model: VAE) -> dict[str, Tensor]:
@@ -76,5 +81,39 @@ def unpacked(cls: type[Model], tensors: dict[str, Tensor], config: dict[str, Any
     model._module.eval()
     model.report_ = config["report"]
     model.history_ = pd.DataFrame(config["history"])
+    model.latent_ = pd.DataFrame(model.report_["latent"])
+    return model
+
+
+def packed_structures(model: IntegratedCell) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and JSON-ready description of the conditional model of a fitted `IntegratedCell`."""
+    learnt = {"ranges": model.ranges_, "averages": model.averages_[0], "variances": model.averages_[1]}
+    for i, each in enumerate([model._shapes, *model._organisations]):
+        learnt |= {f"{i}.mean": each.mean, f"{i}.root": each.root}
+    tensors = {f"{_LEARNT}{name}": torch.from_numpy(values) for name, values in learnt.items()}
+    return dict(model._module.state_dict()) | tensors, {
+        "settings": model._settings(),
+        "objective": objectives.describe(model.objective),
+        "structures": model.structures_,
+        "report": model.report_,
+        "history": model.history_.to_dict("list"),
+    }
+
+
+def unpacked_structures(
+    cls: type[Integrated], tensors: dict[str, Tensor], config: dict[str, Any], shape: VAE
+) -> Integrated:
+    """Inverse of `packed_structures`; `shape` is the model of the shape."""
+    model = cls(**config["settings"], objective=objectives.from_description(config["objective"]))
+    model.reference_, model.structures_ = shape, config["structures"]
+    names = [name for name in tensors if name.startswith(_LEARNT)]
+    learnt = {name.removeprefix(_LEARNT): tensors.pop(name).numpy() for name in names}
+    model.ranges_, model.averages_ = learnt["ranges"], (learnt["averages"], learnt["variances"])
+    n = 1 + len(model.structures_)
+    model._shapes, *model._organisations = [Population(learnt[f"{i}.mean"], learnt[f"{i}.root"]) for i in range(n)]
+    model._module = model._build(0)
+    model._module.load_state_dict(tensors)
+    model._module.eval()
+    model.report_, model.history_ = config["report"], pd.DataFrame(config["history"])
     model.latent_ = pd.DataFrame(model.report_["latent"])
     return model

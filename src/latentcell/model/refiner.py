@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latentcell.model.levels import cropped, folded, padding, unfolded
+
 # an axis is folded into channels, or halved, while it is longer than this
 _SHORT = 8
 _LEVELS = 3
@@ -51,13 +53,12 @@ class Refiner(nn.Module):
         channels, *size = image_shape
         self.size = tuple(size)
         self.fold = tuple(2 if length > _SHORT else 1 for length in size)
-        folded = [math.ceil(length / step) for length, step in zip(size, self.fold, strict=True)]
+        shrunk = [math.ceil(length / step) for length, step in zip(size, self.fold, strict=True)]
         strides = []
         for _ in range(_LEVELS - 1):
-            strides.append(tuple(2 if length > _SHORT else 1 for length in folded))
-            folded = [math.ceil(length / step) for length, step in zip(folded, strides[-1], strict=True)]
-        total = [math.prod(steps) for steps in zip(self.fold, *strides, strict=True)]
-        self.padded = tuple(math.ceil(length / step) * step for length, step in zip(size, total, strict=True))
+            strides.append(tuple(2 if length > _SHORT else 1 for length in shrunk))
+            shrunk = [math.ceil(length / step) for length, step in zip(shrunk, strides[-1], strict=True)]
+        self.padding, _ = padding(size, [self.fold, *strides])
         self.register_buffer("spread", torch.ones(channels))
         self.register_buffer("limits", torch.tensor([-math.inf, math.inf]).repeat(channels, 1))
         pixels = math.prod(self.fold)
@@ -80,14 +81,8 @@ class Refiner(nn.Module):
         t
             Time in [0, 1], ``(n,)``.
         """
-        padding = [
-            pad for have, want in zip(self.size[::-1], self.padded[::-1], strict=True) for pad in (0, want - have)
-        ]
-        folded = _fold(F.pad(torch.cat([u, mean], 1), padding), self.fold)
-        v = _unfold(self.net(folded, _time_features(t)), self.fold)
-        for axis, length in enumerate(self.size, start=2):
-            v = v.narrow(axis, 0, length)
-        return v
+        both = folded(F.pad(torch.cat([u, mean], 1), self.padding), self.fold)
+        return cropped(unfolded(self.net(both, _time_features(t)), self.fold), self.size)
 
     def loss(self, x: Tensor, mean: Tensor, generator: torch.Generator) -> Tensor:
         """Squared error of the velocity at a random time and noise, mean over the values of each cell, ``(n,)``."""
@@ -186,22 +181,3 @@ def _time_features(t: Tensor) -> Tensor:
     frequency = math.pi * 2.0 ** torch.linspace(-1, 5, _TIME_FEATURES // 2).to(t)
     angle = t[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], 1)
-
-
-def _fold(x: Tensor, fold: Sequence[int]) -> Tensor:
-    """Move blocks of `fold` pixels into channels: ``(n, C, H, W)`` to ``(n, C * 4, H / 2, W / 2)`` for (2, 2)."""
-    n, channels, *size = x.shape
-    split = [part for length, step in zip(size, fold, strict=True) for part in (length // step, step)]
-    dims = len(fold)
-    order = [0, 1, *range(3, 3 + 2 * dims, 2), *range(2, 2 + 2 * dims, 2)]
-    x = x.reshape(n, channels, *split).permute(order)
-    return x.reshape(n, channels * math.prod(fold), *split[::2])
-
-
-def _unfold(x: Tensor, fold: Sequence[int]) -> Tensor:
-    """Inverse of `_fold`."""
-    n, folded, *size = x.shape
-    channels, dims = folded // math.prod(fold), len(fold)
-    order = [0, 1] + [axis for i in range(dims) for axis in (2 + dims + i, 2 + i)]
-    x = x.reshape(n, channels, *fold, *size).permute(order)
-    return x.reshape(n, channels, *[length * step for length, step in zip(size, fold, strict=True)])

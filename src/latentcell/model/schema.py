@@ -198,8 +198,6 @@ class Schema:
             array.sum_duplicates()
         if self.modality == "counts" and not (on_disk(array) or whole_numbers(stored_values(array))):
             refuse(check_measurements(array, kind="counts", cell_names=cells.obs_names, variable_names=self.names))
-        if self.masked and keys.MASKS not in cells.obsm:
-            raise InputError('The model was fitted with cell masks, but these cells have no obsm["masks"].')
         per_cell = (-1, *[1] * (len(self.shape) - 1))
         return Source(
             names=cells.obs_names,
@@ -211,9 +209,17 @@ class Schema:
             counts=self.modality == "counts",
             size=library_sizes(array, None).astype(np.float32) if self.modality == "counts" else None,
             covariates=self._membership(cells),
-            masks=cells.obsm[keys.MASKS] if self.masked else None,
+            masks=self.masks(cells),
             prepare=align if self.orientation == "align" else None,
         )
+
+    def masks(self, cells: AnnData) -> Any | None:
+        """Masks of `cells`, in any store; None for a model without."""
+        if not self.masked:
+            return None
+        if keys.MASKS not in cells.obsm:
+            raise InputError('The model was fitted with cell masks, but these cells have no obsm["masks"].')
+        return cells.obsm[keys.MASKS]
 
     def covariates(self, levels: np.ndarray) -> np.ndarray:
         """One-hot rows for batch `levels`; a level the model never saw gets the training shares, with a warning.
@@ -244,11 +250,21 @@ class Schema:
             return np.tile(np.asarray(average, dtype=np.float32), (n, 1))
         return self.covariates(np.broadcast_to(np.asarray(batch, dtype=object), n))
 
+    def scaled(self, values: np.ndarray) -> np.ndarray:
+        """Measurements in stored units ``(n, ...)`` as the model sees them, but for clipping, float32."""
+        location, scale = self._per_channel(values.ndim)
+        return np.asarray((values - location) / scale, dtype=np.float32)
+
     def unscaled(self, values: np.ndarray) -> np.ndarray:
         """Scaled measurements ``(n, ...)`` back in stored units."""
-        per_cell = (1, -1, *[1] * (values.ndim - 2))
-        scaled = values * np.asarray(self.scale, dtype=np.float32).reshape(per_cell)
-        return np.asarray(scaled + np.asarray(self.location, dtype=np.float32).reshape(per_cell))
+        location, scale = self._per_channel(values.ndim)
+        return np.asarray(values * scale + location)
+
+    def _per_channel(self, n_axes: int) -> tuple[np.ndarray, np.ndarray]:
+        """Location and scale, to broadcast against cells of `n_axes` axes."""
+        shape = (1, -1, *[1] * (n_axes - 2))
+        location, scale = (np.asarray(each, dtype=np.float32) for each in (self.location, self.scale))
+        return location.reshape(shape), scale.reshape(shape)
 
     def _columns(self, cells: AnnData) -> np.ndarray | None:
         """Where the model's channels or variables stand in `cells`; None where the order is already right."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 # cells decoded at once, cells with counts encoded at once, and geodesics found at once
 _BLOCK, _COUNTS_BLOCK, _PATHS = 256, 4096, 32
+# cells behind the mean with which training of counts starts
+_START_CELLS = 2000
 
 
 class Latent(NamedTuple):
@@ -194,6 +197,8 @@ class VAE:
             len(split.train), settings, epochs=epochs, max_minutes=max_minutes, checkpoint=checkpoint, seed=seed
         )
         with threads_for(settings.threads or plan.stored_threads()):
+            some = split.train[:: math.ceil(len(split.train) / _START_CELLS)]
+            self._module.start_at(in_order(source, some, plan.batch_size))
             progress = fit_module(
                 self._module,
                 source,
