@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("latentcell")
 
 STAGES = ("M0", "M1M2", "M3", "M4M5", "M6M7_complete", "M6M7_single")
-"""Interphase, prophase, early prometaphase, prometaphase or metaphase, anaphase or telophase (both daughters, or one)."""
+"""Interphase, prophase, early prometaphase, prometaphase or metaphase, anaphase or telophase (two daughters or one)."""
 
 BASE = "https://allencell.s3.amazonaws.com/aics/hipsc_single_cell_image_dataset"
 # folder in the cache that images and table share

@@ -72,8 +72,8 @@ def centred(image: NDArray[Any], lengths: Sequence[int]) -> NDArray[Any]:
     have = image.shape[-axes:]
     out = np.zeros((*image.shape[:-axes], *lengths), image.dtype)
     low = [(h - want) // 2 for h, want in zip(have, lengths, strict=True)]
-    source = [slice(max(a, 0), min(a + want, h)) for a, want, h in zip(low, lengths, have, strict=True)]
-    target = [slice(s.start - a, s.stop - a) for s, a in zip(source, low, strict=True)]
+    source: list[Any] = [slice(max(a, 0), min(a + want, h)) for a, want, h in zip(low, lengths, have, strict=True)]
+    target: list[Any] = [slice(s.start - a, s.stop - a) for s, a in zip(source, low, strict=True)]
     out[..., *target] = image[..., *source]
     return out
 
