@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
+import io
+import json
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,6 +28,7 @@ from served import (
     Server,
     archive_of_embryoid_bodies,
     archive_of_features,
+    field_of_cells,
     files_of_allen,
     files_of_kang,
     files_of_mitocheck,
@@ -86,7 +92,7 @@ def test_the_list_names_a_function_for_every_data_set() -> None:
 
 
 def test_unknown_names_and_options_are_refused_before_anything_is_downloaded(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="There is no data set 'kang'; there are .*'kang2018'"):
+    with pytest.raises(InputError, match=r"There is no data set 'kang'; there are .*'kang2018'"):
         datasets.load("kang")
     with pytest.raises(InputError, match="kang2018 does not take 'plates'; it takes 'singlets'"):
         datasets.load("kang2018", plates=["x"], n=None)
@@ -166,23 +172,13 @@ def test_embryoid_bodies_come_with_days_in_order(served: Server) -> None:
 
 def listed_at_mendeley(server: Server, monkeypatch: pytest.MonkeyPatch, sha256: str | None = None) -> None:
     """The list of files of Mendeley Data, whose addresses expire, instead of a mirror."""
-    import hashlib
-    import json
-
     content, _ = archive_of_embryoid_bodies()
     hashed = sha256 or hashlib.sha256(content).hexdigest()
     details = {"download_url": f"{server.url}/signed/1a2b?expires=9", "sha256_hash": hashed, "size": len(content)}
     listing = [{"filename": "README.txt"}, {"filename": "scRNAseq.zip", "content_details": details}]
     server.files |= {"/signed/1a2b": content, "/list": json.dumps(listing).encode()}
     monkeypatch.delenv("LATENTCELL_MIRROR")
-    moved = choosing_listing(server.url)
-    monkeypatch.setattr(transcriptomes, "_LISTING", moved)
-
-
-def choosing_listing(url: str):
-    from dataclasses import replace
-
-    return replace(transcriptomes._LISTING, url=f"{url}/list")
+    monkeypatch.setattr(transcriptomes, "_LISTING", replace(transcriptomes._LISTING, url=f"{server.url}/list"))
 
 
 def test_the_time_course_is_found_and_checked_through_the_list_of_its_host(
@@ -246,8 +242,6 @@ def test_bbbc021_takes_the_wells_and_numbers_asked_for(served: Server) -> None:
 
 
 def test_touching_nuclei_are_told_apart_and_specks_are_not_nuclei() -> None:
-    from served import field_of_cells
-
     field = field_of_cells(0, [(60, 60), (60, 80)])
     field[100:104, 100:104] = 4000
     labels = compounds.nuclei(field)
@@ -298,10 +292,6 @@ def test_mitocheck_cuts_annotated_cells_out_of_hosted_films(served: Server) -> N
 
 
 def test_a_film_of_another_kind_is_refused(served: Server) -> None:
-    import io
-
-    import h5py
-
     path = next(path for path in served.files if path.endswith(".ch5"))
     out = io.BytesIO()
     with h5py.File(out, "w") as file:
@@ -377,7 +367,7 @@ def test_cells_are_drawn_by_seed_whatever_else_is_asked_for(served: Server, capl
     assert set(one.obs_names) <= set(both.obs_names)
     with caplog.at_level(logging.WARNING):
         datasets.allen_cells("TOMM20", "M0", n=50, size=16)
-    assert "fewer than 50 cells in TOMM20/M0 (2)" in caplog.text
+    assert "fewer than 50 cells in 'TOMM20/M0 (2)'" in caplog.text
 
 
 def test_allen_refuses_what_does_not_exist_or_does_not_fit(served: Server) -> None:

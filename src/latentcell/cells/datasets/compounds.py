@@ -122,10 +122,9 @@ def _fields(
     """Table of the fields asked for: where they lie in the archives and what was done to their cells."""
     table = read_table(fetch(_IMAGES))
     table = table[table[_PLATE].isin(choosing.named(plates, sorted(table[_PLATE].unique()), "plate"))]
-    table = table[
-        table[_COMPOUND].isin(choosing.named(compounds, table[_COMPOUND].unique(), "compound on these plates"))
-    ]
-    table = table[table[_WELL].isin(choosing.named(wells, table[_WELL].unique(), "well on these plates"))]
+    by_compound = choosing.named(compounds, table[_COMPOUND].unique(), "compound on these plates")
+    by_well = choosing.named(wells, table[_WELL].unique(), "well on these plates")
+    table = table[table[_COMPOUND].isin(by_compound) & table[_WELL].isin(by_well)]
     if not len(table):
         raise InputError("None of the wells asked for holds one of the compounds asked for.")
     known = read_table(fetch(_MECHANISMS)).rename(columns={"compound": _COMPOUND, "concentration": _DOSE})
