@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from latentcell.cells.datasets import choosing
-from latentcell.cells.datasets.allen_tables import BASE, FOLDER, STAGES, metadata, voxel
+from latentcell.cells.datasets.allen_tables import BASE, FOLDER, STAGES, as_text, metadata, voxel
 from latentcell.cells.datasets.catalogue import labelled
 from latentcell.cells.datasets.fetching import MissingFile, Remote, fetch
 from latentcell.cells.image_files import image_size, read_image
@@ -22,9 +23,13 @@ from latentcell.progress import progress_bar
 if TYPE_CHECKING:
     from anndata import AnnData
 
+logger = logging.getLogger("latentcell")
+
 # name of a channel here and in name_dict of the table
 _CHANNELS = {"membrane": "membrane", "DNA": "dna", "structure": "structure"}
 _CELL = "membrane_segmentation"
+# 7.3 TB of crops for 215,081 cells
+_GB_OF_CELL = 0.035
 
 
 def allen_cells(
@@ -66,7 +71,7 @@ def allen_cells(
     AnnData
         ``obsm["images"]`` ``(n, C, H, W)`` or ``(n, C, Z, H, W)`` uint16, ``obsm["masks"]`` uint8 (the segmented
         cell). ``obs``, named by CellId: ``structure``, ``stage``, ``field`` (cells of one field share an image: use it
-        as ``split_key``), ``um_per_pixel``, and where the table has them ``plate``, ``well``, ``edge``.
+        as ``split_key``), ``um_per_pixel``, and where the table has them ``plate``, ``well``, ``edge`` (of the colony).
 
     Raises
     ------
@@ -130,6 +135,7 @@ def _chosen(
 def _downloaded(table: pd.DataFrame) -> list[tuple[Path, Path]]:
     """Crop and segmentation of every cell, fetched where they are not there yet."""
     files = []
+    logger.info("%d cells, about %.1f GB where they are not in the cache yet", len(table), len(table) * _GB_OF_CELL)
     with progress_bar("allen_cells", len(table)) as update:
         for done, (_, cell) in enumerate(table.iterrows()):
             try:
@@ -176,7 +182,9 @@ def _described(table: pd.DataFrame, factor: int) -> pd.DataFrame:
             "um_per_pixel": table["scale_micron"].map(voxel).to_numpy() * factor,
         }
     ).set_axis(table["CellId"].astype(str).to_numpy())
-    for name, column in {"field": "FOVId", "plate": "PlateId", "well": "WellId", "edge": "edge_flag"}.items():
+    for name, column in {"field": "FOVId", "plate": "PlateId", "well": "WellId"}.items():
         if column in table:
-            obs[name] = table[column].astype(str).to_numpy()
+            obs[name] = as_text(table[column])
+    if "edge_flag" in table:
+        obs["edge"] = np.where(table["edge_flag"] == 1, "yes", "no")
     return obs

@@ -148,6 +148,11 @@ def metadata() -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
+def as_text(identifiers: pd.Series) -> np.ndarray:
+    """Identifiers as text; numbers that became decimals beside missing ones are whole again, missing ones empty."""
+    return np.array(["" if pd.isna(value) else str(value).removesuffix(".0") for value in identifiers], dtype=object)
+
+
 def voxel(text: object) -> float:
     """Side of a voxel in micrometres from ``[0.108333, 0.108333, 0.108333]``.
 
@@ -176,6 +181,7 @@ def _shorten(whole: Path, short: Path) -> None:
                 "completely. Delete it and run again."
             )
         used = [column for column in header if column in kept]
+        logger.info("reading the large table of cells once, for about a minute")
         with replacing(short) as unfinished:
             blocks = pd.read_csv(whole, usecols=used, chunksize=_BLOCK, dtype=str, keep_default_na=False)
             for number, block in enumerate(blocks):
@@ -198,7 +204,7 @@ def _all_features() -> pd.DataFrame:
     found["stage"] = choosing.stages(table["cell_stage"], STAGES)
     for name, column in {"field": "FOVId", "plate": "PlateId", "well": "WellId"}.items():
         if column in table:
-            found[name] = table[column].astype(str)
+            found[name] = as_text(table[column])
     return found
 
 
