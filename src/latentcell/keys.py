@@ -21,6 +21,7 @@
 ``obsm["organisation"]``    codes of the structure that a cell shows, ``(n, d)`` float32 (also ``organisation_var``;
                             with several targets ``organisation_NAME``)
 ``obsm["spread"]``          of predicted structures: SD over the organisation, ``(n, S, ...)`` float32
+``uns["dataset"]``          of a public data set: name, licence, paper to cite and page
 ``obs["kept_out"]``         cells that no fit may see: ``"yes"`` or ``"no"``
 ``layers["moved"]``         of predicted counts and profiles: measurements moved without the decoder
 ==========================  =====================================================================
@@ -44,6 +45,7 @@ ORGANISATION = "organisation"
 SPREAD = "spread"
 KEPT_OUT = "kept_out"
 MOVED = "moved"
+DATASET = "dataset"
 
 
 def variance(key_added: str) -> str:

@@ -6,13 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from latentcell.cells import simulate
+    from latentcell.cells import datasets, simulate
     from latentcell.cells.crops import crop_cells
     from latentcell.cells.images import set_images
     from latentcell.cells.levels import keep_out, ordered
     from latentcell.cells.stores import write_h5ad, write_zarr
 
-__all__ = ["crop_cells", "keep_out", "ordered", "set_images", "simulate", "write_h5ad", "write_zarr"]
+__all__ = ["crop_cells", "datasets", "keep_out", "ordered", "set_images", "simulate", "write_h5ad", "write_zarr"]
 
 _HOMES = {
     "crop_cells": "crops",
@@ -26,8 +26,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     # lazily, so that a module that needs only `cells.images` does not load pandas and anndata for the simulator
-    if name == "simulate":
-        return importlib.import_module("latentcell.cells.simulate")
+    if name in ("datasets", "simulate"):
+        return importlib.import_module(f"latentcell.cells.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(f"latentcell.cells.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'latentcell.cells' has no attribute {name!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from latentcell.cli import integrate, models, questions
+from latentcell.cli import datasets, integrate, models, questions
 from latentcell.cli.app import app
 
-__all__ = ["app", "integrate", "models", "questions"]
+__all__ = ["app", "datasets", "integrate", "models", "questions"]
