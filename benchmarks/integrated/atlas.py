@@ -1,9 +1,9 @@
 """The Allen Institute's mitotic stem cell in 3-D: sixteen structures, four stages, one cell each. A demonstration.
 
-Each structure of the atlas was imaged in a cell of its own, whose outline is where its image is not 0; membrane and DNA
-are those of one of these cells. So the reference is the outline, the decoder is told the stage, and all structures are
-drawn into the four cells of known membrane. Mirrored copies stand beside the 64 cells, so that early stopping minds other
-views of them. One cell per structure and stage says nothing of other cells: no numbers are drawn from it.
+Each structure of the atlas was imaged in a cell of its own, whose outline is where its image is not 0; membrane and
+DNA are those of one of these cells. So the reference is the outline, the decoder is told the stage, and all structures
+are drawn into the four cells of known membrane. Mirrored copies stand beside the 64 cells, so that early stopping minds
+other views of them. One cell per structure and stage says nothing of other cells: no numbers are drawn from it.
 
 ``python -m benchmarks.integrated.atlas [--epochs 80]``
 """

@@ -165,6 +165,19 @@ def test_a_structure_of_one_grey_value_is_refused() -> None:
         ranges(cells.obsm["images"], pairs, np.arange(len(pairs)))
 
 
+def test_a_structure_of_very_few_pixels_has_its_brightest_as_range() -> None:
+    cells = several()
+    cells.obsm["images"][:, 1] = 0
+    cells.obsm["images"][1, 1, 2, 3] = 90
+    pairs = find_pairs(cells, ["DNA", "golgi"], None)
+    found = ranges(cells.obsm["images"], pairs, np.arange(len(pairs)))
+    np.testing.assert_allclose(found[1], [0, 90], atol=20)
+    cells.obsm["images"][1, 1] = 5
+    pairs = find_pairs(cells, ["golgi"], None)
+    with pytest.raises(InputError, match="same grey value"):
+        ranges(cells.obsm["images"], pairs, np.arange(len(pairs)))
+
+
 def test_few_cells_of_a_structure_are_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     pairs = find_pairs(single(19), ["golgi"], "what")
     with caplog.at_level(logging.WARNING):

@@ -211,6 +211,9 @@ def ranges(array: Any, pairs: Pairs, rows: np.ndarray) -> np.ndarray:
         values = take_rows(array, pairs.cell[members])[np.arange(len(members)), pairs.channel[members]]
         low, high = np.percentile(values, _PERCENTILES)
         if not high > low:
+            # a structure of a few pixels, such as centrioles
+            low, high = values.min(), values.max()
+        if not high > low:
             raise InputError(
                 f"The structure {pairs.structures[structure]!r} has the same grey value, {low:g}, in all its training "
                 "cells: there is nothing to learn from it. Leave it out, or look at how the images were read."
