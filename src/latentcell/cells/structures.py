@@ -32,8 +32,6 @@ _FEW = 10
 # cells looked through at once, and pairs of a structure behind its intensity range
 _BLOCK, _RANGE_CELLS = 256, 500
 _PERCENTILES = (0.1, 99.9)
-# standard deviation of the log brightness of reference channels in training: that of plates, and some more
-_STAINING = 0.3
 
 
 @dataclass(frozen=True)
@@ -289,17 +287,6 @@ def hidden(batch: Batch, kept: Tensor, n_structures: int) -> Batch:
     x[:, 1:] *= kept.view(*kept.shape, *[1] * (x.dim() - 2))
     covariates[:, n_structures : n_structures + n_reference] *= kept
     return replace(batch, x=x, covariates=covariates)
-
-
-def stained(batch: Batch, generator: torch.Generator) -> Batch:
-    """The same pairs with each reference channel brighter or darker at random.
-
-    How strongly plates were stained differs by as much and says nothing of where structures lie.
-    """
-    x = batch.dense.clone()
-    gain = torch.exp(_STAINING * torch.randn(len(x), x.shape[1] - 1, generator=generator))
-    x[:, 1:] *= gain.view(*gain.shape, *[1] * (x.dim() - 2))
-    return replace(batch, x=x)
 
 
 def hidden_at_random(batch: Batch, share: float, n_structures: int, generator: torch.Generator) -> Batch:

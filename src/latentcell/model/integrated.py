@@ -31,7 +31,6 @@ from latentcell.cells.structures import (
     hidden_at_random,
     pair_source,
     ranges,
-    stained,
     with_channels,
 )
 from latentcell.errors import InputError, NotFittedError, listed
@@ -123,8 +122,7 @@ class IntegratedCell:
         Column of ``obs`` that both decoders are told.
     orientation
         ``"align"``: shapes are turned to their principal axis, and structures are learned under random turns, so that
-        they are drawn in cells at any angle, and under random brightness of the reference, as plates differ in it.
-        ``"as_is"``: none of these.
+        they are drawn in cells at any angle. ``"as_is"``: neither.
     width
         Channels of the first convolution.
     hide
@@ -613,9 +611,8 @@ class IntegratedCell:
             yield batch.to(device)
 
     def _augmented(self, batch: Batch, noise: torch.Generator) -> Batch:
-        if self.orientation != "as_is":
-            batch = stained(augmented(batch, noise, "augment"), noise)
-        return batch if self.hide == 1 else hidden_at_random(batch, self.hide, len(self.structures_), noise)
+        changed = augmented(batch, noise, "as_is" if self.orientation == "as_is" else "augment")
+        return changed if self.hide == 1 else hidden_at_random(changed, self.hide, len(self.structures_), noise)
 
 
 def _beside(checkpoint: str | Path | None, name: str) -> Path | None:
