@@ -34,6 +34,8 @@ from latentcell.errors import InputError
 IMAGES = "images"
 MASKS = "masks"
 CHANNEL_NAMES = "channel_names"
+# columns of images on disk that are meant, where not all are; only between models, never in a file of cells
+CHANNELS_TAKEN = "channels_taken"
 VAE = "vae"
 INTERPOLATE = "interpolate"
 ARITHMETIC = "arithmetic"

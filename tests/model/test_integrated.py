@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import latentcell as lc
+from latentcell.cells.images import channel_names, measured, with_channels
 from latentcell.errors import InputError, NotFittedError
 from latentcell.model.conditional import ConditionalModule, ConditionalNet
 from latentcell.model.integrated import Shape
@@ -55,6 +56,25 @@ def test_the_drawing_depends_on_code_reference_and_structure() -> None:
     drawn = net.decode(z, reference, told)
     for other in ((z + 1, reference, told), (z, 1 - reference, told), (z, reference, told + 1)):
         assert (net.decode(*other) - drawn).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("orientation", ["align", "as_is"])
+def test_images_on_disk_stay_there_and_give_the_same_codes(cells, tmp_path: Path, orientation: str) -> None:
+    zarr = pytest.importorskip("zarr")
+    stored = zarr.create_array(tmp_path / "images.zarr", data=cells.obsm["images"], chunks=(16, 3, 32, 32))
+    lazy = ad.AnnData(obs=cells.obs.copy())
+    lc.cells.set_images(lazy, stored, channel_names=cells.uns["images"]["channel_names"])
+    part = with_channels(lazy, ["DNA", "membrane"])
+    assert channel_names(part) == ["DNA", "membrane"]
+    assert not isinstance(measured(part), np.ndarray)
+    order = [list(cells.uns["images"]["channel_names"]).index(name) for name in ("DNA", "membrane")]
+    for rows in (slice(3, 9), np.array([5, 2, 5])):
+        np.testing.assert_array_equal(measured(part)[rows], cells.obsm["images"][rows][:, order])
+    fitted = unfitted(orientation=orientation).fit(lazy, epochs=1, settings=SETTINGS, rng=0)
+    for found, expected in zip(fitted.encode(lazy), fitted.encode(cells), strict=True):
+        np.testing.assert_allclose(found.mu, expected.mu, atol=1e-5)
+    again = unfitted(orientation=orientation).fit(lazy, epochs=1, settings=SETTINGS, rng=0)
+    np.testing.assert_array_equal(again.encode(cells).shape.mu, fitted.encode(cells).shape.mu)
 
 
 def test_each_structure_has_its_own_noise() -> None:

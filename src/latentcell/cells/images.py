@@ -65,8 +65,52 @@ def channel_names(cells: AnnData) -> list[str]:
     """Names of the image channels, ``channel_0``, ... where none are stored."""
     stored = cells.uns.get(keys.IMAGES, {}).get(keys.CHANNEL_NAMES)
     if stored is None:
-        return default_names(cells.obsm[keys.IMAGES].shape[1])
-    return [str(name) for name in stored]
+        stored = default_names(cells.obsm[keys.IMAGES].shape[1])
+    taken = cells.uns.get(keys.IMAGES, {}).get(keys.CHANNELS_TAKEN, range(len(stored)))
+    return [str(stored[i]) for i in taken]
+
+
+def with_channels(cells: AnnData, names: Sequence[str]) -> AnnData:
+    """The same cells with some of their channels, by name; of images on disk they are read when asked for.
+
+    What is on disk is only for `channel_names` and `measured`: ``obsm["images"]`` still has all channels.
+    """
+    import anndata as ad
+
+    stored, present = cells.obsm[keys.IMAGES], channel_names(cells)
+    columns, kept = [present.index(name) for name in names], ad.AnnData(obs=cells.obs)
+    masks = cells.obsm.get(keys.MASKS)
+    if on_disk(stored):
+        set_images(kept, stored, channel_names=present, masks=masks)
+        kept.uns[keys.IMAGES][keys.CHANNELS_TAKEN] = columns
+    else:
+        set_images(kept, stored[:, columns], channel_names=names, masks=masks)
+    return kept
+
+
+class _Channels:
+    """Some channels of images on disk, read when asked for.
+
+    Parameters
+    ----------
+    array
+        Images ``(n, C, ...)`` in any store.
+    columns
+        Which channels, in order.
+    """
+
+    def __init__(self, array: Any, columns: Sequence[int]) -> None:
+        self.array, self.columns = array, list(columns)
+        self.shape = (array.shape[0], len(self.columns), *array.shape[2:])
+        self.dtype, self.ndim = array.dtype, len(array.shape)
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        if not isinstance(rows, slice):
+            return np.asarray(take_rows(self.array, np.atleast_1d(rows))[:, self.columns])
+        return np.asarray(self.array[rows])[:, self.columns]
 
 
 def modality_of(cells: AnnData, layer: str | None = None) -> Modality:
@@ -103,7 +147,8 @@ def measured(cells: AnnData, layer: str | None = None) -> Any:
             raise InputError(f"There is no layer {layer!r}; layers present: {present}.")
         return cells.layers[layer]
     if keys.IMAGES in cells.obsm:
-        return cells.obsm[keys.IMAGES]
+        taken = cells.uns.get(keys.IMAGES, {}).get(keys.CHANNELS_TAKEN)
+        return cells.obsm[keys.IMAGES] if taken is None else _Channels(cells.obsm[keys.IMAGES], taken)
     if cells.X is None or cells.n_vars == 0:
         raise InputError('The cells hold no measurements: neither obsm["images"] nor a matrix X with variables.')
     return cells.X

@@ -17,9 +17,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from latentcell import keys
 from latentcell.cells.batches import Batch, Source
-from latentcell.cells.images import channel_names, measured, set_images, take_rows
+from latentcell.cells.images import channel_names, measured, take_rows
 from latentcell.errors import InputError, listed
 
 if TYPE_CHECKING:
@@ -63,14 +62,14 @@ class Pairs:
         return np.flatnonzero(np.isin(self.cell, cells))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PairSource(Source):
-    """Pairs read one by one from the images of their cells.
+    """Pairs read from the images of their cells.
 
     Attributes
     ----------
     pairs
-        Which they are.
+        Which they are, those of a cell side by side.
     reference
         Reference channels in the model's order.
     ranges
@@ -79,24 +78,16 @@ class PairSource(Source):
         Whether the reference is hidden from all.
     """
 
-    pairs: Pairs | None = None
-    reference: Sequence[int] = ()
-    ranges: np.ndarray | None = None
-    blind: bool = False
+    pairs: Pairs
+    reference: Sequence[int]
+    ranges: np.ndarray
+    blind: bool
 
     def __len__(self) -> int:
-        assert self.pairs is not None
         return len(self.pairs)
-
-    @property
-    def on_disk(self) -> bool:
-        """Always False: pairs are read one by one."""
-        return False
 
     def raw(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Images ``(n, 1 + R, ...)`` and cell masks of pairs; the structure scaled, the reference as stored."""
-        assert self.pairs is not None
-        assert self.ranges is not None
         cells = self.pairs.cell[rows]
         stored = take_rows(self.array, cells)
         shown = stored[np.arange(len(rows)), self.pairs.channel[rows]].astype(np.float32)
@@ -105,6 +96,19 @@ class PairSource(Source):
         values[:, 0] = (shown - location) / scale
         values[:, 1:] = self.location[1:] if self.blind else stored[:, list(self.reference)]
         return values, None if self.masks is None else take_rows(self.masks, cells) > 0
+
+    def held(self, rows: np.ndarray) -> PairSource:
+        """The pairs `rows` with the images of their cells in memory, numbered from 0."""
+        cells, cell = np.unique(self.pairs.cell[rows], return_inverse=True)
+        pairs = Pairs(cell, self.pairs.structure[rows], self.pairs.channel[rows], self.pairs.structures)
+        return replace(
+            self,
+            array=take_rows(self.array, cells),
+            names=self.names[rows],
+            covariates=None if self.covariates is None else self.covariates[rows],
+            masks=None if self.masks is None else take_rows(self.masks, cells),
+            pairs=pairs,
+        )
 
 
 def find_pairs(cells: AnnData, target: Sequence[str], structure_key: str | None) -> Pairs:
@@ -174,30 +178,20 @@ def find_channels(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
     return [list(names).index(name) for name in wanted]
 
 
-def with_channels(cells: AnnData, names: Sequence[str]) -> AnnData:
-    """The same cells with the channels `names` only.
-
-    Raises
-    ------
-    InputError
-        If one is missing or has one value throughout.
-    """
-    import anndata as ad
-
-    columns, stored = find_channels(channel_names(cells), names), measured(cells)
-    images = np.empty((cells.n_obs, len(columns), *stored.shape[2:]), dtype=stored.dtype)
+def check_varied(cells: AnnData, names: Sequence[str]) -> None:
+    """Refuse reference channels that have one value throughout."""
+    columns, images = find_channels(channel_names(cells), names), measured(cells)
+    lowest, highest = np.full(len(columns), np.inf), np.full(len(columns), -np.inf)
     for start in range(0, cells.n_obs, _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, cells.n_obs))
-        images[rows] = take_rows(stored, rows)[:, columns]
-    flat = [name for i, name in enumerate(names) if images[:, i].min() == images[:, i].max()]
+        values = take_rows(images, rows)[:, columns].swapaxes(0, 1).reshape(len(columns), -1)
+        lowest, highest = np.minimum(lowest, values.min(1)), np.maximum(highest, values.max(1))
+    flat = [name for name, low, high in zip(names, lowest, highest, strict=True) if low == high]
     if flat:
         raise InputError(
             f"The reference channel {listed(flat)} has one value in every pixel of every cell: it tells nothing of a "
             "cell's shape. Look at how the images were read, or leave the channel out."
         )
-    kept = ad.AnnData(obs=cells.obs)
-    set_images(kept, images, channel_names=names, masks=cells.obsm.get(keys.MASKS))
-    return kept
 
 
 def ranges(array: Any, pairs: Pairs, rows: np.ndarray) -> np.ndarray:

@@ -19,19 +19,19 @@ import torch
 from latentcell import keys
 from latentcell.atomic import replacing
 from latentcell.cells.batches import Batch, in_order, with_margin
-from latentcell.cells.images import channel_names, measured, set_images, take_rows
+from latentcell.cells.images import channel_names, measured, set_images, take_rows, with_channels
 from latentcell.cells.structures import (
     Pairs,
     PairSource,
     average_images,
     check_trained,
+    check_varied,
     find_channels,
     find_pairs,
     hidden,
     hidden_at_random,
     pair_source,
     ranges,
-    with_channels,
 )
 from latentcell.errors import InputError, NotFittedError, listed
 from latentcell.model import files, objectives, packing
@@ -237,7 +237,7 @@ class IntegratedCell:
             If a channel is unknown or constant, or a cell shows a structure without a name.
         """
         settings, seed = settings or Settings(), seed_of(rng)
-        find_channels(channel_names(cells), self.reference)
+        check_varied(cells, self.reference)
         pairs = find_pairs(cells, self.target, self.structure_key)
         minutes = max_minutes / 2 if max_minutes is not None and shape is None else max_minutes
         split = split_cells(cells, exclude=exclude, split_key=split_key, share=settings.validation, seed=seed)
