@@ -337,3 +337,13 @@ def test_folders_that_hold_no_model_are_refused(model, tmp_path: Path) -> None:
     (tmp_path / "m" / "target" / "weights.safetensors").write_bytes(b"")
     with pytest.raises(InputError):
         lc.IntegratedCell.load(tmp_path / "m")
+
+
+def test_structures_are_drawn_in_interpolated_shapes(cells, model) -> None:
+    halves = cells.copy()
+    halves.obs["half"] = np.where(cells.obs["size"] < cells.obs["size"].median(), "small", "large")
+    between = lc.tl.interpolate(halves, model.reference_, "half", source="small", target="large", n_cells=5, rng=0)
+    assert between.obsm["masks"].shape == (5, 32, 32)
+    predicted = model.predict(between, n_draws=2)
+    assert predicted.obsm["images"].shape == (5, 6, 32, 32)
+    assert np.isfinite(predicted.obsm["images"]).all()

@@ -98,6 +98,9 @@ class LinearModel:
         mu = (x - self.offset) @ np.linalg.pinv(self.loadings)
         return SimpleNamespace(mu=mu.astype(np.float32), var=np.full_like(mu, 0.01))
 
+    def region(self, z: np.ndarray, *, batch: object = None) -> None:
+        """None: there are no masks."""
+
     def decode(
         self,
         z: np.ndarray,

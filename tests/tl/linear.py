@@ -47,6 +47,9 @@ class LinearModel:
         mu = x @ np.linalg.pinv(self.loadings)
         return SimpleNamespace(mu=mu.astype(np.float32), var=np.full_like(mu, 0.01, dtype=np.float32))
 
+    def region(self, z: np.ndarray, *, batch: object = None) -> None:
+        """None: there are no masks."""
+
     def decode(
         self,
         z: np.ndarray,

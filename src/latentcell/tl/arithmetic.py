@@ -101,10 +101,15 @@ def arithmetic(
 def with_measurements(
     model: VAE, obs: pd.DataFrame, mean: NDArray[Any], sampled: NDArray[Any], z: NDArray[np.float32]
 ) -> AnnData:
-    """Cells with decoded means to look at, one draw to compare populations, and their latent positions."""
+    """Cells with decoded means to look at, one draw to compare populations, and their latent positions.
+
+    Of a model with masks they have the masks that it draws, so that any model can be asked about them.
+    """
     if model.modality_ == "images":
         cells = AnnData(obs=obs)
-        set_images(cells, mean, channel_names=model.names_)
+        region = model.region(z)
+        masks = None if region is None else (region > 0.5).astype(np.uint8)
+        set_images(cells, mean, channel_names=model.names_, masks=masks)
         cells.obsm[keys.SAMPLED] = sampled
     else:
         cells = AnnData(X=mean, obs=obs, var=pd.DataFrame(index=pd.Index(model.names_)))
