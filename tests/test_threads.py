@@ -22,7 +22,12 @@ def decided(monkeypatch: pytest.MonkeyPatch, *readings: tuple[int, int] | None, 
 
 @pytest.mark.parametrize(("idle", "expected"), [(800, 8), (400, 4), (90, 1), (0, 1)])
 def test_threads_follow_the_idle_cores(monkeypatch: pytest.MonkeyPatch, idle: int, expected: int) -> None:
-    assert decided(monkeypatch, (1000, 5000), (1000 + idle, 5800)) == expected
+    readings = [(1000, 5000), (1000 + idle, 5800)]
+    assert decided(monkeypatch, *readings, *readings) == expected
+
+
+def test_a_moments_work_of_others_costs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert decided(monkeypatch, (0, 0), (40, 80), (100, 200), (420, 520)) == 8
 
 
 def test_threads_never_exceed_what_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 # beyond this a model of cells gains nothing
 _MOST = 16
+# seconds over which a machine is looked at; again and for longer where it seems busy, which may be a moment's work
+_LOOKS = (0.1, 0.4)
 
 
 @lru_cache(maxsize=1)
@@ -19,16 +21,21 @@ def free_threads() -> int:
     at half the speed of one. The answer is found once per process, so that fits in one process repeat exactly.
     """
     allowed = min(allowed_threads(), _MOST)
-    before = _idle_and_total()
-    if allowed == 1 or before is None:
-        return allowed
-    time.sleep(0.1)
-    after = _idle_and_total()
-    if after is None or after[1] <= before[1]:
-        return allowed
-    idle_share = (after[0] - before[0]) / (after[1] - before[1])
-    # this process was asleep, so the core it runs on counts among the idle
-    return max(1, min(allowed, round(idle_share * (os.cpu_count() or allowed))))
+    free = 1
+    for seconds in _LOOKS:
+        before = _idle_and_total()
+        if allowed == 1 or before is None:
+            return allowed
+        time.sleep(seconds)
+        after = _idle_and_total()
+        if after is None or after[1] <= before[1]:
+            return allowed
+        idle_share = (after[0] - before[0]) / (after[1] - before[1])
+        # this process was asleep, so the core it runs on counts among the idle
+        free = max(1, min(allowed, round(idle_share * (os.cpu_count() or allowed))))
+        if free == allowed:
+            break
+    return free
 
 
 def allowed_threads() -> int:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _TILE = 1.25  # inches
 _AXES = {"xy": 2, "xz": 3, "yz": 4}
+# channels whose whole range can be laid over each other before everything is white
+_FEW = 3
 
 
 @styled
@@ -39,8 +41,8 @@ def integrated(cells: AnnData, *, n: int = 6, channels: Sequence[str] | None = N
     Returns
     -------
     Columns: a composite of the first six channels in false colours, then every channel in grey, each with one range
-    for all cells; predicted cells have their SD over the organisation below each structure's name. Of volumes the
-    composite is shown as three orthogonal maximum projections, and the channels as projections along z.
+    for all cells. Of volumes the composite is shown as three orthogonal maximum projections, and the channels as
+    projections along z. A composite of more than three channels shows the brighter half of each channel's range.
     """
     names = channel_names(cells)
     wanted = names if channels is None else list(channels)
@@ -51,7 +53,8 @@ def integrated(cells: AnnData, *, n: int = 6, channels: Sequence[str] | None = N
     volumes = images.ndim == 5
     flat = projected(images)
     display = Display.of(flat, wanted)
-    first = _orthogonal(images, display) if volumes else next(display.panels(flat, "composite"))[1]
+    bright = _brighter(display) if len(display.in_composite) > _FEW else display
+    first = _orthogonal(images, bright) if volumes else next(bright.panels(flat, "composite"))[1]
     grey = [tiles for _, tiles in display.panels(flat, "side_by_side")]
     width = first.shape[2] / flat.shape[3]
     figure = new_figure(_TILE * (width + len(wanted)) + 0.4, _TILE * len(flat) * first.shape[1] / flat.shape[2] + 0.9)
@@ -64,7 +67,8 @@ def integrated(cells: AnnData, *, n: int = 6, channels: Sequence[str] | None = N
         if i in display.in_composite:
             # its colour in the composite
             ax.plot([0, 1], [1, 1], transform=ax.transAxes, color=display.colors[i], linewidth=4, clip_on=False)
-    figure.supxlabel(f"tiles are {flat.shape[3]} pixels wide", x=0.02, ha="left", fontsize=SMALL, color=MUTED)
+    said = ", the composite shows the brighter half of each channel" if bright is not display else ""
+    figure.supxlabel(f"tiles are {flat.shape[3]} pixels wide{said}", x=0.02, ha="left", fontsize=SMALL, color=MUTED)
     return figure
 
 
@@ -170,6 +174,10 @@ def predicted(cells: AnnData, truth: AnnData | None = None, *, n: int = 5) -> Fi
         figure.get_figwidth(),
     )
     return figure
+
+
+def _brighter(display: Display) -> Display:
+    return Display(display.names, (display.low + display.high) / 2, display.high)
 
 
 def _orthogonal(images: Pixels, display: Display) -> Pixels:
