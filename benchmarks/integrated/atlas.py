@@ -5,7 +5,7 @@ DNA are those of one of these cells. So the reference is the outline, the decode
 are drawn into the four cells of known membrane. Mirrored copies stand beside the 64 cells, so that early stopping minds
 other views of them. One cell per structure and stage says nothing of other cells: no numbers are drawn from it.
 
-``python -m benchmarks.integrated.atlas [--epochs 80]``
+``python -m benchmarks.integrated.atlas [--epochs 60]``
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def atlas() -> tuple[ad.AnnData, ad.AnnData]:
 
 def main() -> None:
     options = argparse.ArgumentParser()
-    options.add_argument("--epochs", type=int, default=80)
+    options.add_argument("--epochs", type=int, default=60)
     given = options.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     cells, known = atlas()
@@ -78,8 +78,8 @@ def main() -> None:
     model.fit(cells, epochs=given.epochs, rng=0)
     print(f"{model.report_['seconds'] + model.reference_.report_['seconds']:.0f} s of training")
     shape = model.shapes(known)
-    middle = {name: np.zeros((known.n_obs, 2), dtype=np.float32) for name in SHOWN}
-    drawn = [model.decode(shape, z, name, batch=list(known.obs["stage"])) for name, z in middle.items()]
+    middle, stages = np.zeros((known.n_obs, 2), dtype=np.float32), list(known.obs["stage"])
+    drawn = [model.decode(shape, middle, name, batch=stages) for name in SHOWN]
     every = ad.AnnData(obs=known.obs)
     images = np.concatenate([known.obsm["images"][:, 2:].astype(np.float32), np.stack(drawn, 1)], 1)
     lc.cells.set_images(every, np.clip(images, 0, None), channel_names=["DNA", *SHOWN])
