@@ -76,6 +76,7 @@ def _a_few_steps(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
 
 
+@pytest.mark.slow
 def test_commands_run_in_their_order() -> None:
     assert len(COMMANDS) > 10
     for words in COMMANDS:
