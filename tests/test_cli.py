@@ -10,18 +10,9 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
 import latentcell as lc
-from latentcell.cli import app
-
-
-def latentcell(*arguments: object, status: int = 0) -> str:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == status, result.output
-    return result.output
+from shell import latentcell
 
 
 @pytest.fixture(scope="module")

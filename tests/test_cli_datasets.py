@@ -6,20 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 import latentcell as lc
 from latentcell.cells.datasets import available
-from latentcell.cli import app
 from served import Server
-
-
-def latentcell(*arguments: object, status: int = 0) -> str:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == status, result.output
-    return result.output
+from shell import latentcell
 
 
 def test_without_a_name_the_data_sets_are_listed_with_size_licence_and_paper() -> None:

@@ -72,6 +72,17 @@ def _refuse_reordered(names: list[str] | None, other: list[str] | None, path: Pa
         )
 
 
+def overlap(
+    origin: Sequence[int] | np.ndarray, lengths: Sequence[int] | np.ndarray, extent: Sequence[int]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Where a window that begins at `origin` lies in an image of `extent`, and where that part lies in the window."""
+    sides = [
+        (start, max(start, 0), min(start + length, end))
+        for start, length, end in zip(map(int, origin), map(int, lengths), extent, strict=True)
+    ]
+    return tuple(slice(a, b) for _, a, b in sides), tuple(slice(a - start, b - start) for start, a, b in sides)
+
+
 def crop_cells(
     image: np.ndarray,
     labels: np.ndarray,
@@ -127,9 +138,7 @@ def crop_cells(
     images = np.zeros((len(obs), len(image), *lengths), image.dtype)
     masks = np.zeros((len(obs), *lengths), np.uint8)
     for i, origin in enumerate(origins):
-        start, stop = np.maximum(origin, 0), np.minimum(origin + lengths, spatial)
-        source = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-        target = tuple(slice(a, b) for a, b in zip(start - origin, stop - origin, strict=True))
+        source, target = overlap(origin, lengths, spatial)
         images[i][(slice(None), *target)] = image[(slice(None), *source)]
         masks[i][target] = labels[source] == obs["label"].iloc[i]
     if obs["exceeds_crop"].any():

@@ -63,11 +63,11 @@ def set_images(
 
 def channel_names(cells: AnnData) -> list[str]:
     """Names of the image channels, ``channel_0``, ... where none are stored."""
-    stored = cells.uns.get(keys.IMAGES, {}).get(keys.CHANNEL_NAMES)
+    about = cells.uns.get(keys.IMAGES, {})
+    stored = about.get(keys.CHANNEL_NAMES)
     if stored is None:
         stored = default_names(cells.obsm[keys.IMAGES].shape[1])
-    taken = cells.uns.get(keys.IMAGES, {}).get(keys.CHANNELS_TAKEN, range(len(stored)))
-    return [str(stored[i]) for i in taken]
+    return [str(stored[i]) for i in about.get(keys.CHANNELS_TAKEN, range(len(stored)))]
 
 
 def with_channels(cells: AnnData, names: Sequence[str]) -> AnnData:
@@ -102,15 +102,11 @@ class _Channels:
     def __init__(self, array: Any, columns: Sequence[int]) -> None:
         self.array, self.columns = array, list(columns)
         self.shape = (array.shape[0], len(self.columns), *array.shape[2:])
-        self.dtype, self.ndim = array.dtype, len(array.shape)
+        self.dtype = array.dtype
 
-    def __len__(self) -> int:
-        return int(self.shape[0])
-
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        if not isinstance(rows, slice):
-            return np.asarray(take_rows(self.array, np.atleast_1d(rows))[:, self.columns])
-        return np.asarray(self.array[rows])[:, self.columns]
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        read = self.array[rows] if isinstance(rows, slice) else take_rows(self.array, rows)
+        return np.asarray(read)[:, self.columns]
 
 
 def modality_of(cells: AnnData, layer: str | None = None) -> Modality:

@@ -186,6 +186,8 @@ def check_varied(cells: AnnData, names: Sequence[str]) -> None:
         rows = np.arange(start, min(start + _BLOCK, cells.n_obs))
         values = take_rows(images, rows)[:, columns].swapaxes(0, 1).reshape(len(columns), -1)
         lowest, highest = np.minimum(lowest, values.min(1)), np.maximum(highest, values.max(1))
+        if (lowest < highest).all():
+            return
     flat = [name for name, low, high in zip(names, lowest, highest, strict=True) if low == high]
     if flat:
         raise InputError(

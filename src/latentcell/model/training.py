@@ -297,7 +297,7 @@ class _Budget:
     max_minutes: float | None
     started: float
 
-    def spent(self, progress: Progress, part: float = 0.0) -> float:
+    def spent(self, progress: Progress, part: float) -> float:
         """Share of training that is done, with a `part` of the present epoch."""
         of_epochs = (progress.epoch + part) / self.epochs
         if self.max_minutes is None:

@@ -89,7 +89,7 @@ def arithmetic(
         obs["source_cell"] = cells.obs_names[rows[0]].to_numpy()
         if model.batch_key is not None:
             obs[model.batch_key] = cells.obs[model.batch_key].to_numpy()[rows[0]]
-    options: dict[str, Any] = {"batch": obs[model.batch_key].to_numpy()} if model.batch_key in obs else {}
+    options = _own_batch(model, obs)
     sampled = model.decode(z, noise=True, rng=rng, **options)
     result = with_measurements(model, obs, model.decode(z, **options), sampled, z)
     table = pd.DataFrame({"level": [t[0] for t in terms], "weight": weights, "n_cells": [len(each) for each in rows]})
@@ -107,7 +107,7 @@ def with_measurements(
     """
     if model.modality_ == "images":
         cells = AnnData(obs=obs)
-        region = model.region(z)
+        region = model.region(z, **_own_batch(model, obs))
         masks = None if region is None else (region > 0.5).astype(np.uint8)
         set_images(cells, mean, channel_names=model.names_, masks=masks)
         cells.obsm[keys.SAMPLED] = sampled
@@ -116,6 +116,11 @@ def with_measurements(
         cells.layers[keys.SAMPLED] = sampled
     cells.obsm[keys.VAE] = z
     return cells
+
+
+def _own_batch(model: VAE, obs: pd.DataFrame) -> dict[str, Any]:
+    """Options with which each cell is decoded in the batch that it has, if it has one."""
+    return {"batch": obs[model.batch_key].to_numpy()} if model.batch_key in obs else {}
 
 
 def parsed(expression: str) -> list[tuple[str, float]]:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from latentcell.cells.datasets import choosing
-from latentcell.cells.datasets.allen_tables import BASE, FOLDER, STAGES, as_text, metadata, voxel
+from latentcell.cells.datasets.allen_tables import BASE, FOLDER, STAGES, metadata, places, voxel
 from latentcell.cells.datasets.catalogue import labelled
 from latentcell.cells.datasets.fetching import MissingFile, Remote, fetch
 from latentcell.cells.image_files import image_size, read_image
@@ -182,9 +182,7 @@ def _described(table: pd.DataFrame, factor: int) -> pd.DataFrame:
             "um_per_pixel": table["scale_micron"].map(voxel).to_numpy() * factor,
         }
     ).set_axis(table["CellId"].astype(str).to_numpy())
-    for name, column in {"field": "FOVId", "plate": "PlateId", "well": "WellId"}.items():
-        if column in table:
-            obs[name] = as_text(table[column])
+    obs = obs.assign(**places(table))
     if "edge_flag" in table:
         obs["edge"] = np.where(table["edge_flag"] == 1, "yes", "no")
     return obs

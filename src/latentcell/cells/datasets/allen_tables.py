@@ -148,7 +148,13 @@ def metadata() -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-def as_text(identifiers: pd.Series) -> np.ndarray:
+def places(table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Field, plate and well of each cell, those that the table has."""
+    columns = {"field": "FOVId", "plate": "PlateId", "well": "WellId"}
+    return {name: _as_text(table[column]) for name, column in columns.items() if column in table}
+
+
+def _as_text(identifiers: pd.Series) -> np.ndarray:
     """Identifiers as text; numbers that became decimals beside missing ones are whole again, missing ones empty."""
     return np.array(["" if pd.isna(value) else str(value).removesuffix(".0") for value in identifiers], dtype=object)
 
@@ -202,10 +208,7 @@ def _all_features() -> pd.DataFrame:
         found[feature] = pd.to_numeric(table[feature], errors="coerce") * sides**power
     found["structure"] = table["structure_name"].astype(str)
     found["stage"] = choosing.stages(table["cell_stage"], STAGES)
-    for name, column in {"field": "FOVId", "plate": "PlateId", "well": "WellId"}.items():
-        if column in table:
-            found[name] = as_text(table[column])
-    return found
+    return found.assign(**places(table))
 
 
 def _subset(name: str) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from latentcell.cells.crops import overlap
 from latentcell.errors import InputError, listed
 
 if TYPE_CHECKING:
@@ -71,9 +72,10 @@ def centred(image: NDArray[Any], lengths: Sequence[int]) -> NDArray[Any]:
     axes = len(lengths)
     have = image.shape[-axes:]
     out = np.zeros((*image.shape[:-axes], *lengths), image.dtype)
-    low = [(h - want) // 2 for h, want in zip(have, lengths, strict=True)]
-    source: list[Any] = [slice(max(a, 0), min(a + want, h)) for a, want, h in zip(low, lengths, have, strict=True)]
-    target: list[Any] = [slice(s.start - a, s.stop - a) for s, a in zip(source, low, strict=True)]
+    origin = [(h - want) // 2 for h, want in zip(have, lengths, strict=True)]
+    # mypy knows no index of an ellipsis and slices
+    shared: Any = overlap(origin, lengths, have)
+    source, target = shared
     out[..., *target] = image[..., *source]
     return out
 

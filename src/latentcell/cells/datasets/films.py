@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from latentcell.cells.crops import overlap
 from latentcell.cells.datasets import choosing
 from latentcell.cells.datasets.catalogue import labelled
 from latentcell.cells.datasets.fetching import Remote, fetch
@@ -177,9 +178,7 @@ def _image_of(file: Any, film: Path) -> Any:
 
 
 def _window(stack: Any, frame: int, y: int, x: int, size: int) -> np.ndarray:
-    top, left = y - size // 2, x - size // 2
+    source, target = overlap((y - size // 2, x - size // 2), (size, size), stack.shape[3:])
     out = np.zeros((size, size), stack.dtype)
-    y0, x0 = max(top, 0), max(left, 0)
-    seen = np.asarray(stack[0, frame, 0, y0 : max(top + size, 0), x0 : max(left + size, 0)])
-    out[y0 - top : y0 - top + seen.shape[0], x0 - left : x0 - left + seen.shape[1]] = seen
+    out[target] = stack[(0, frame, 0, *source)]
     return out
