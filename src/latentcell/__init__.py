@@ -6,8 +6,9 @@ Three questions about cells, for images, counts and measured profiles with the s
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from latentcell.lazy import attached
 
 if TYPE_CHECKING:
     from latentcell import cells, pl, stats, tl
@@ -25,31 +26,20 @@ __all__ = [
     "stats", "tl",
 ]  # fmt: skip
 
-# name -> (module, attribute or None for the module itself); resolved on first use, so that `import latentcell`
-# costs milliseconds and loads neither torch nor matplotlib
-_LAZY: dict[str, tuple[str, str | None]] = {
-    "VAE": ("latentcell.model.vae", "VAE"),
-    "Factors": ("latentcell.model.guidance", "Factors"),
-    "InputError": ("latentcell.errors", "InputError"),
-    "IntegratedCell": ("latentcell.model.integrated", "IntegratedCell"),
-    "cells": ("latentcell.cells", None),
-    "info": ("latentcell.cells.check", "info"),
-    "likelihoods": ("latentcell.model.likelihoods", None),
-    "objectives": ("latentcell.model.objectives", None),
-    "pl": ("latentcell.pl", None),
-    "read": ("latentcell.cells.read", "read"),
-    "stats": ("latentcell.stats", None),
-    "tl": ("latentcell.tl", None),
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'latentcell' has no attribute {name!r}")
-    module, attribute = _LAZY[name]
-    loaded = importlib.import_module(module)
-    return loaded if attribute is None else getattr(loaded, attribute)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = attached(
+    __name__,
+    {
+        "VAE": "latentcell.model.vae:VAE",
+        "Factors": "latentcell.model.guidance:Factors",
+        "InputError": "latentcell.errors:InputError",
+        "IntegratedCell": "latentcell.model.integrated:IntegratedCell",
+        "cells": "latentcell.cells",
+        "info": "latentcell.cells.check:info",
+        "likelihoods": "latentcell.model.likelihoods",
+        "objectives": "latentcell.model.objectives",
+        "pl": "latentcell.pl",
+        "read": "latentcell.cells.read:read",
+        "stats": "latentcell.stats",
+        "tl": "latentcell.tl",
+    },
+)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _MOSTLY = 0.99
 # cells of a matrix on disk by which its kind is told
 _LOOKED_AT = 4096
+# values looked at together
+_LOOKED_AT_ONCE = 2**20
 
 Modality = Literal["images", "counts", "profiles"]
 
@@ -161,7 +163,9 @@ def whole_numbers(values: np.ndarray) -> bool:
         return True
     if values.dtype.kind == "i":
         return bool((values >= 0).all())
-    return bool(np.isfinite(values).all() and (values >= 0).all() and (values == np.floor(values)).all())
+    # in parts, or the answers for each value would take more memory than a fit
+    parts = (values[start : start + _LOOKED_AT_ONCE] for start in range(0, values.size, _LOOKED_AT_ONCE))
+    return all(bool((np.isfinite(part) & (part >= 0) & (part == np.floor(part))).all()) for part in parts)
 
 
 def take_rows(array: Any, rows: np.ndarray) -> Any:

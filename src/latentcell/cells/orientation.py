@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from latentcell import kernels
+
 # width of the Gaussian window, in half image sides, that keeps neighbouring cells out of the axis
 _WINDOW = 0.5
 
@@ -91,6 +93,14 @@ def turn(x: Tensor, angle: Tensor, flip_x: Tensor, flip_y: Tensor, outside: str 
 def resample(x: Tensor, theta: Tensor, outside: str = "reflection") -> Tensor:
     """Sample each image ``(n, C, [Z,] H, W)`` under an affine map ``(n, 2, 3)`` of its plane, bilinearly."""
     planes = x.flatten(1, -3)  # depth, if any, joins the channels: every plane moves alike
+    if kernels.in_use(x.device, x.dtype):
+        from latentcell.kernels import affine
+
+        out = torch.empty(planes.shape)
+        kernels.share_threads()
+        maps = theta.to(torch.float32).contiguous().numpy()
+        affine.resample(planes.contiguous().numpy(), maps, outside == "reflection", out.numpy())
+        return out.view(x.shape)
     grid = F.affine_grid(theta, list(planes.shape), align_corners=False)
     return F.grid_sample(planes, grid, mode="bilinear", padding_mode=outside, align_corners=False).view(x.shape)
 

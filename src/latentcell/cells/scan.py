@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from latentcell.cells.images import is_sparse, take_rows
 
 # memory for one block of rows
-BLOCK_BYTES = 2**26
+BLOCK_BYTES = 2**24
 
 
 class Offending:

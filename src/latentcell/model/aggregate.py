@@ -14,7 +14,7 @@ from torch import Tensor
 
 _LOG_2PI = math.log(2 * math.pi)
 # values of the pairwise density held at once
-_BLOCK_VALUES = 1_000_000
+_BLOCK_VALUES = 250_000
 # squared widths of the kernel, in units of the prior's mean squared distance 2 d: near, middle and far structure
 _KERNEL_WIDTHS = (0.125, 0.5, 2.0)
 

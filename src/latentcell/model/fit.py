@@ -34,8 +34,8 @@ from latentcell.threads import free_threads
 _STEPS = 3000
 _EPOCHS = (20, 400)
 # held-out cells and posterior draws behind the report
-_REPORT_CELLS = 512
-_NLL_CELLS, _REPORT_DRAWS = 256, 50
+_REPORT_CELLS = 256
+_NLL_CELLS, _REPORT_DRAWS = 128, 50
 # cells behind the total correlation, whose estimate is biased for few: those of training, too, since it looks at codes
 _TC_CELLS = 1000
 # standard deviation of the noise on the encoder's view, in units of a channel's intensity range
@@ -123,11 +123,13 @@ def fit_module(
     size = plan.batch_size
     ready = source.prepared(split.used)
 
-    def epoch(rng: np.random.Generator, noise: torch.Generator) -> Iterator[Batch]:
-        for batch in shuffled(ready, split.train, size, rng):
-            yield augment(batch, noise)
-
     device = next(module.parameters()).device
+
+    def epoch(rng: np.random.Generator, noise: torch.Generator) -> Iterator[Batch]:
+        # on a GPU the turns are made there: its steps would wait for those of the processor
+        for batch in shuffled(ready, split.train, size, rng):
+            yield augment(batch.to(device), noise)
+
     objective = objective.within(plan.epochs * math.ceil(len(split.train) / size))
     objective = objective.started(module.n_latent, plan.seed, device)
     data = Data(len(split.train), epoch, lambda: in_order(ready, split.held_out, size))

@@ -46,7 +46,7 @@ logger = logging.getLogger("latentcell")
 _SCALING_CELLS = 2000
 _PERCENTILES = (0.1, 99.9)
 # cells hashed at once, and cells on disk totalled at once
-_HASHED, _TOTALLED = 256, 16384
+_HASHED, _TOTALLED = 256, 2048
 
 
 @dataclass(frozen=True)
@@ -307,12 +307,10 @@ class Schema:
 
 def library_sizes(array: Any, rows: np.ndarray | None) -> np.ndarray:
     """Total of each row, ``(n,)`` float64."""
-    if not on_disk(array):
-        taken = array if rows is None else array[rows]
-        return np.asarray(taken.sum(axis=1), dtype=np.float64).ravel()
     rows = np.arange(array.shape[0]) if rows is None else rows
     blocks = np.array_split(rows, max(1, len(rows) // _TOTALLED))
-    return np.concatenate([np.asarray(take_rows(array, block).sum(axis=1)).ravel() for block in blocks])
+    totals = [np.asarray(take_rows(array, block).sum(axis=1), dtype=np.float64).ravel() for block in blocks]
+    return np.concatenate(totals)
 
 
 def fingerprints(source: Source, rows: np.ndarray | None = None) -> np.ndarray:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from latentcell.stats.curves import turn
-from latentcell.stats.distances import (
-    Interval,
-    bootstrap_interval,
-    energy_distance,
-    mmd,
-    sliced_wasserstein,
-    wasserstein,
-)
-from latentcell.stats.hit_calling import hit_p_values
-from latentcell.stats.image_features import image_features
-from latentcell.stats.transport import displace, pair, shift
+from typing import TYPE_CHECKING
+
+from latentcell.lazy import attached
+
+if TYPE_CHECKING:
+    from latentcell.stats.curves import turn
+    from latentcell.stats.distances import (
+        Interval,
+        bootstrap_interval,
+        energy_distance,
+        mmd,
+        sliced_wasserstein,
+        wasserstein,
+    )
+    from latentcell.stats.hit_calling import hit_p_values
+    from latentcell.stats.image_features import image_features
+    from latentcell.stats.transport import displace, pair, shift
 
 __all__ = [
     "Interval",
@@ -29,3 +34,22 @@ __all__ = [
     "turn",
     "wasserstein",
 ]
+
+# Factor and other small things of this package belong to every fit, SciPy's statistics and interpolation do not
+__getattr__, __dir__ = attached(
+    __name__,
+    {
+        "Interval": "latentcell.stats.distances:Interval",
+        "bootstrap_interval": "latentcell.stats.distances:bootstrap_interval",
+        "displace": "latentcell.stats.transport:displace",
+        "energy_distance": "latentcell.stats.distances:energy_distance",
+        "hit_p_values": "latentcell.stats.hit_calling:hit_p_values",
+        "image_features": "latentcell.stats.image_features:image_features",
+        "mmd": "latentcell.stats.distances:mmd",
+        "pair": "latentcell.stats.transport:pair",
+        "shift": "latentcell.stats.transport:shift",
+        "sliced_wasserstein": "latentcell.stats.distances:sliced_wasserstein",
+        "turn": "latentcell.stats.curves:turn",
+        "wasserstein": "latentcell.stats.distances:wasserstein",
+    },
+)
