@@ -60,7 +60,9 @@ def done(data: Path) -> tuple[Path, str]:
 def test_screen_writes_tables_cells_model_and_figures_and_no_checkpoint(done: tuple[Path, str]) -> None:
     out, _ = done
     best = hits(out)["label"].iloc[0]
-    figures = {f"figures/{name}.{end}" for name in ("screen", "similarity", f"hit_01_{best}") for end in ("png", "svg")}
+    figures = {
+        f"figures/{name}.{end}" for name in ("screen", "similarity", f"rank_01_{best}") for end in ("png", "svg")
+    }
     tables = {f"{name}.csv" for name in ("hits", "wells", "calibration", "reasons", "similarity")}
     model = {"model/model.json", "model/weights.safetensors"}
     written = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
@@ -222,4 +224,4 @@ def test_the_command_of_two_groups_of_which_one_has_no_control_draws_what_it_can
 def test_the_command_leaves_no_contact_sheet_of_an_earlier_screen(data: Path, tmp_path: Path) -> None:
     screen(data, *DESIGN, "--out", tmp_path, "--epochs", 2, "--sheets", 2)
     screen(data, *DESIGN, "--out", tmp_path, "--epochs", 2, "--sheets", 1)
-    assert len(list((tmp_path / "figures").glob("hit_*.png"))) == 1
+    assert len(list((tmp_path / "figures").glob("rank_*.png"))) == 1

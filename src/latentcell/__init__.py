@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from latentcell.model import likelihoods, objectives
     from latentcell.model.guidance import Factors
     from latentcell.model.integrated import IntegratedCell
+    from latentcell.model.training import Settings
     from latentcell.model.vae import VAE
 
 __version__ = "0.1.0"
 __all__ = [
-    "VAE", "Factors", "InputError", "IntegratedCell", "cells", "info", "likelihoods", "objectives", "pl", "read",
-    "stats", "tl",
+    "VAE", "Factors", "InputError", "IntegratedCell", "Settings", "cells", "info", "likelihoods", "objectives", "pl",
+    "read", "stats", "tl",
 ]  # fmt: skip
 
 __getattr__, __dir__ = attached(
@@ -33,6 +34,7 @@ __getattr__, __dir__ = attached(
         "Factors": "latentcell.model.guidance:Factors",
         "InputError": "latentcell.errors:InputError",
         "IntegratedCell": "latentcell.model.integrated:IntegratedCell",
+        "Settings": "latentcell.model.training:Settings",
         "cells": "latentcell.cells",
         "info": "latentcell.cells.check:info",
         "likelihoods": "latentcell.model.likelihoods",

@@ -95,7 +95,7 @@ def _images(out: Path, rng: int) -> list[Check]:
     import latentcell as lc
     from latentcell.cells.stores import write_h5ad
 
-    logger.info("simulating 900 cells of five times; those of the middle one are hidden from the fit")
+    logger.info("1 of 4: simulating 900 cells of five times; those of the middle one are hidden from the fit")
     cells = lc.cells.simulate.time_course(180, (0, 0.25, 0.5, 0.75, 1), size=40, rng=rng)
     model = lc.VAE(n_latent=8).fit(cells, exclude={"time": [0.5]}, epochs=120, rng=rng)
     model.save(out / "images" / "model")
@@ -124,7 +124,7 @@ def _images(out: Path, rng: int) -> list[Check]:
 def _counts(out: Path, rng: int) -> list[Check]:
     import latentcell as lc
 
-    logger.info("simulating counts of 300 genes in 2,000 cells; 400 of them are hidden from the fit")
+    logger.info("2 of 4: simulating counts of 300 genes in 2,000 cells; 400 of them are hidden from the fit")
     cells = lc.cells.simulate.counts(2000, 300, rng=rng)
     cells.obs["set"] = np.where(np.arange(cells.n_obs) < 1600, "train", "new")
     model = lc.VAE(n_latent=8).fit(cells, exclude={"set": ["new"]}, rng=rng)
@@ -144,7 +144,7 @@ def _factors(out: Path, rng: int) -> list[Check]:
     import latentcell as lc
     from latentcell.results import write_factors
 
-    logger.info("simulating counts in three batches; cell type and phase get latent dimensions of their own")
+    logger.info("3 of 4: simulating counts in three batches; cell type and phase get latent dimensions of their own")
     cells = lc.cells.simulate.counts(1200, 200, n_batches=3, rng=rng)
     names, chance = ["cell_type", "phase:cyclic"], "nothing"
     cells.obs[chance] = np.random.default_rng(rng).permutation(cells.obs["programme_3"].to_numpy())
@@ -166,7 +166,7 @@ def _screen(out: Path, rng: int) -> list[Check]:
     import latentcell as lc
     from latentcell.results import write_screen
 
-    logger.info("simulating a screen: 3 plates of 16 controls and 16 perturbations, of which 5 do nothing")
+    logger.info("4 of 4: simulating a screen: 3 plates of 16 controls and 16 perturbations, of which 5 do nothing")
     cells = lc.cells.simulate.screen(
         cells_per_well=30, n_perturbations=16, strengths=(3.0,), position_effect=0.0, size=32, rng=rng
     )

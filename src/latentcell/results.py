@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # structures that get a figure of their organisation
 _MOST_WALKED = 6
+# effective draws below which an importance-weighted likelihood rests on hardly more than one
+_FEW_DRAWS = 5
 console = Console(stderr=True, highlight=False)
 
 
@@ -98,14 +100,14 @@ def write_screen(cells: AnnData, model: VAE, out: Path, *, sheets: int) -> None:
     labels, cosine = pd.Index(result["hits"]["label"], name="label"), np.asarray(result["similarity"])
     _write_table(pd.DataFrame(cosine, labels, list(labels)).reset_index(), out / "similarity.csv")
     write_json(out / "screen.json", {"verdict": list(result["verdict"]), **_plain(result["params"])})
-    for stale in (out / "figures").glob("hit_*"):  # of an earlier screen
+    for stale in (out / "figures").glob("rank_*"):  # of an earlier screen
         stale.unlink()
     figures = {"screen": lc.pl.screen(cells)}
     if np.isfinite(cosine.diagonal()).sum() > 1:
         figures["similarity"] = lc.pl.similarity(cells)
     draw(out / "figures", **figures)
     for rank, label in enumerate(labels[:sheets], start=1):
-        draw(out / "figures", **{f"hit_{rank:02d}_{_as_name(label)}": lc.pl.contact_sheet(cells, model, label)})
+        draw(out / "figures", **{f"rank_{rank:02d}_{_as_name(label)}": lc.pl.contact_sheet(cells, model, label)})
     for sentence in result["verdict"]:
         console.print(sentence, markup=False)
     console.print(f"start with {out / 'hits.csv'} and {out / 'figures' / 'screen.png'}", markup=False)
@@ -166,7 +168,7 @@ def write_integrated(
     for structure in model.structures_[:_MOST_WALKED]:
         figures[f"organisation_{_as_name(structure)}"] = lc.pl.organisation(model, kept, structure, rng=seed)
     few = kept[:5].copy()
-    figures["predicted"] = lc.pl.predicted(model.predict(few, rng=seed), few)
+    figures["predicted"] = lc.pl.predicted(model.predict(few, rng=seed), few, structure_key=model.structure_key)
     coupled = lc.tl.coupling(kept, model, replicate=replicate, rng=seed)
     _write_table(coupled, out / "coupling.csv")
     figures["coupling"] = lc.pl.coupling(coupled)
@@ -236,9 +238,11 @@ def _first_label(cells: AnnData) -> str | None:
 
 
 def _summary(report: dict[str, Any]) -> str:
+    effective = report["nll_median_effective_draws"]
+    loose = ", too few to trust: the true NLL is lower" if effective < _FEW_DRAWS else ""
     return (
         f"Held-out ELBO {report['held_out_elbo']:.1f} nats per cell (log p(x|z) {report['held_out_log_px']:.1f}, KL "
         f"{report['held_out_kl']:.1f}); importance-weighted NLL {report['held_out_nll']:.1f} "
-        f"({report['nll_median_effective_draws']:.1f} effective of {report['nll_draws']} draws). {report['verdict']} "
+        f"({effective:.1f} effective of {report['nll_draws']} draws{loose}). {report['verdict']} "
         f"{report['seconds']:.0f} s, {report['cells_per_second']:,.0f} cells/s, seed {report['seed']}."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +106,7 @@ def _matrix_content(cells: AnnData, layer: str | None) -> _Content:
     scan = scan_matrix(array)
     problems = _matrix_problems(scan, modality, np.asarray(cells.obs_names), variables)
     if modality == "profiles":
-        problems += _disguise(scan, cells, variables)
+        problems += _disguise(scan, cells.layers, variables)
     value_range = {"all": (scan.low.min(initial=np.inf), scan.high.max(initial=-np.inf))}
     return value_range, scan.n_zero / max(1, math.prod(array.shape)), problems
 
@@ -118,6 +118,7 @@ def check_measurements(
     cell_names: Sequence[str] | pd.Index,
     variable_names: Sequence[str] | pd.Index,
     rows: np.ndarray | None = None,
+    layers: Mapping[str, Any] | None = None,
 ) -> list[Problem]:
     """Find what would spoil a fit, in one pass over the measurements.
 
@@ -131,10 +132,14 @@ def check_measurements(
         Names of all rows, and of variables or channels.
     rows
         Rows to look at, all by default.
+    layers
+        Other matrices of the cells, one of which may hold the counts behind profiles.
     """
     if kind == "images":
         return _image_problems(scan_images(array, rows), np.asarray(cell_names), np.asarray(variable_names))
-    return _matrix_problems(scan_matrix(array, rows), kind, np.asarray(cell_names), np.asarray(variable_names))
+    scan, variables = scan_matrix(array, rows), np.asarray(variable_names)
+    problems = _matrix_problems(scan, kind, np.asarray(cell_names), variables)
+    return problems if kind == "counts" else problems + _disguise(scan, layers or {}, variables)
 
 
 def refuse(problems: Sequence[Problem]) -> None:
@@ -274,12 +279,12 @@ def _made_equal(scan: MatrixScan) -> list[Problem]:
     ]
 
 
-def _disguise(scan: MatrixScan, cells: AnnData, variables: np.ndarray) -> list[Problem]:
+def _disguise(scan: MatrixScan, layers: Mapping[str, Any], variables: np.ndarray) -> list[Problem]:
     """Profiles that may be something else: transformed counts, or identifiers among the features."""
     problems = []
     n_whole = int(scan.whole.sum())
     if not scan.negative.n_cells.any() and not n_whole and _log_hint(scan) and scan.n_zero:
-        raw = [name for name, values in cells.layers.items() if whole_numbers(stored_values(values))]
+        raw = [name for name, values in layers.items() if whole_numbers(stored_values(values))]
         advice = f"The layer {raw[0]!r} holds whole numbers." if raw else "Keep the raw counts in a layer."
         problems.append(
             Problem(

@@ -57,7 +57,8 @@ def list_crops(folder: Path, table: pd.DataFrame | None = None) -> CropFolder:
         found = [path for path in found if not path.name.startswith(".")]
         if len(found) > 1:
             raise InputError(
-                f"{folder} holds {len(found)} tables ({listed([p.name for p in found])}): name the one to use."
+                f"{folder} holds {len(found)} tables ({listed([p.name for p in found])}): name the one to use "
+                "with table (--table)."
             )
         table = read_table(found[0]) if found else None
     if table is None:

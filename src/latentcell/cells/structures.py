@@ -31,6 +31,8 @@ _FEW = 10
 # cells looked through at once, and pairs of a structure behind its intensity range
 _BLOCK, _RANGE_CELLS = 256, 500
 _PERCENTILES = (0.1, 99.9)
+# column that names structures in the simulator, in public data and in most tables
+_NAMING = "structure"
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,11 @@ def find_pairs(cells: AnnData, target: Sequence[str], structure_key: str | None)
     columns = find_channels(names, target)
     shown = _measured(measured(cells), columns)
     if structure_key is None:
+        if _NAMING in cells.obs and cells.obs[_NAMING].nunique() > len(target):
+            logger.warning(
+                "obs['%s'] names %d structures, but each channel (%s) is taken for one without structure_key",
+                _NAMING, cells.obs[_NAMING].nunique(), listed(list(target)),
+            )  # fmt: skip
         cell, structure = np.nonzero(shown)
         return _checked(Pairs(cell, structure, np.asarray(columns)[structure], list(target)))
     if len(target) != 1:

@@ -13,13 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from latentcell import keys
 from latentcell.errors import InputError
 from latentcell.results import console
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-
     from latentcell.model.vae import VAE
 
 app = typer.Typer(
@@ -151,14 +148,3 @@ def excluded(options: Sequence[str] | None) -> dict[str, list[str]]:
             raise InputError(f"--exclude {option!r} is not understood; write key=level, such as stage=metaphase.")
         exclude.setdefault(key, []).append(level)
     return exclude
-
-
-def warn_of_problems(cells: AnnData, layer: str | None) -> None:
-    """Tell what may be wrong with a matrix; images are looked at once, by the fit itself."""
-    from latentcell.cells.check import info as inspect
-
-    if layer is None and keys.IMAGES in cells.obsm:
-        return
-    for problem in inspect(cells, layer=layer).problems:
-        if problem.severity == "warning":
-            console.print(f"warning: {problem}", markup=False)

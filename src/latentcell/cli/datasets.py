@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from latentcell.cells.datasets.catalogue import available, check_writable, load, save
+from latentcell.cells.datasets.catalogue import available, check_writable, load, refuse_unknown, save
 from latentcell.cli.app import Several, app, listed_names, told
 from latentcell.errors import InputError
 from latentcell.results import console
@@ -39,6 +39,7 @@ def datasets(
         _list(as_json)
         return
     with told():
+        refuse_unknown(name)
         if out is None:
             raise InputError(f"Say where to write the cells: latentcell datasets {name} --out {name}.h5ad.")
         check_writable(out)

@@ -23,7 +23,6 @@ from latentcell.cli.app import (
     model_folder,
     split,
     told,
-    warn_of_problems,
 )
 from latentcell.errors import InputError
 from latentcell.results import console, draw, write_cells, write_run
@@ -88,7 +87,6 @@ def fit(
         from latentcell.model.training import Settings
 
         cells = lc.read(data, table, obs_columns=split(obs_columns), channel_names=split(channel_names))
-        warn_of_problems(cells, layer)
         model = lc.VAE(
             latent,
             likelihood=likelihood,

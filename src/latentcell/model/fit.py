@@ -18,6 +18,7 @@ import torch
 
 from latentcell.cells.augmentation import noisy, turned, varied
 from latentcell.cells.batches import Batch, Source, in_order, shuffled
+from latentcell.cells.images import Modality
 from latentcell.errors import InputError, listed
 from latentcell.model.conditional import ConditionalModule
 from latentcell.model.files import read_tensors
@@ -30,8 +31,11 @@ from latentcell.model.training import Data, Hooks, NonFiniteLossError, Progress,
 from latentcell.progress import fit_progress, stop_on_interrupt
 from latentcell.threads import free_threads
 
-# optimiser steps that a fit of default length takes at most, and the fewest and most epochs
-_STEPS = 3000
+# optimiser steps that a fit of default length takes at most, with batches of any and of few cells
+_STEPS, _STEPS_OF_FEW = 3000, 5000
+# cells of a minibatch
+_FEW, _MANY = 32, 128
+# the fewest and most epochs of a default fit
 _EPOCHS = (20, 400)
 # held-out cells and posterior draws behind the report
 _REPORT_CELLS = 256
@@ -80,19 +84,28 @@ def make_plan(
     n_train: int,
     settings: Settings,
     *,
+    modality: Modality,
+    objective: Objective,
     epochs: int | None,
     max_minutes: float | None,
     checkpoint: str | Path | None,
     seed: int,
 ) -> Plan:
-    """Fill in what was left open: batches of about a tenth of the cells, 32 to 128, and about 3,000 steps."""
+    """Fill in what was left open: how many cells a minibatch has, and how many epochs there are.
+
+    Images take time by the cell, so small batches make more steps of the same time; of counts and profiles, whose
+    steps take time by the step, a batch has about a tenth of the cells.
+    """
     if epochs is not None and epochs < 1:
         raise InputError(f"epochs is {epochs}; training takes at least one pass over the cells.")
     if max_minutes is not None and not max_minutes > 0:
         raise InputError(f"max_minutes is {max_minutes:g}; training takes some time.")
-    batch_size = settings.batch_size or int(2 ** np.clip(round(math.log2(max(n_train, 1) / 10)), 5, 7))
+    few = modality == "images" and not objective.compares_cells
+    tenth = int(np.clip(2 ** round(math.log2(max(n_train, 1) / 10)), _FEW, _MANY))
+    batch_size = settings.batch_size or (_FEW if few else tenth)
     fewest, most = _EPOCHS
-    default = int(np.clip(round(_STEPS / math.ceil(n_train / batch_size)), fewest, most))
+    steps = _STEPS_OF_FEW if few else _STEPS
+    default = int(np.clip(round(steps / math.ceil(n_train / batch_size)), fewest, most))
     return Plan(settings, batch_size, epochs or default, max_minutes, Path(checkpoint) if checkpoint else None, seed)
 
 

@@ -49,6 +49,11 @@ class Guided:
         return self.objective.fits_posterior
 
     @property
+    def compares_cells(self) -> bool:
+        """As the other objective, or to tell how the code depends on a nuisance."""
+        return self.independence > 0 or self.objective.compares_cells
+
+    @property
     def critic(self) -> Critic | None:
         """That of the other objective."""
         return self.objective.critic

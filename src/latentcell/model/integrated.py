@@ -42,7 +42,7 @@ from latentcell.model.objectives import Objective
 from latentcell.model.population import Population
 from latentcell.model.schema import Orientation
 from latentcell.model.split import Split, split_cells
-from latentcell.model.training import Settings
+from latentcell.model.training import Settings, checked
 from latentcell.model.vae import VAE, Latent
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ class IntegratedCell:
         InputError
             If a channel is unknown or constant, or a cell shows a structure without a name.
         """
-        settings, seed = settings or Settings(), seed_of(rng)
+        settings, seed = checked(settings), seed_of(rng)
         check_varied(cells, self.reference)
         pairs = find_pairs(cells, self.target, self.structure_key)
         minutes = max_minutes / 2 if max_minutes is not None and shape is None else max_minutes
@@ -273,6 +273,8 @@ class IntegratedCell:
         plan = make_plan(
             len(chosen.train),
             settings,
+            modality="images",
+            objective=self.objective,
             epochs=epochs,
             max_minutes=minutes,
             checkpoint=_beside(checkpoint, "target"),

@@ -61,6 +61,11 @@ class Objective(Protocol):
         ...
 
     @property
+    def compares_cells(self) -> bool:
+        """Whether it estimates what the cells of a minibatch are like together, which takes many of them."""
+        ...
+
+    @property
     def critic(self) -> Critic | None:
         """What is trained beside the model and belongs in a checkpoint."""
         ...
@@ -121,6 +126,11 @@ class Beta:
     def fits_posterior(self) -> bool:
         """Whether the KL has a weight."""
         return self.beta > 0
+
+    @property
+    def compares_cells(self) -> bool:
+        """Whether a penalty is added: all of them are estimated from the batch."""
+        return type(self).penalty is not Beta.penalty
 
     @property
     def critic(self) -> Critic | None:
@@ -313,6 +323,11 @@ class Capacity:
     @property
     def optimises_elbo(self) -> bool:
         """Never: the KL is held at the capacity."""
+        return False
+
+    @property
+    def compares_cells(self) -> bool:
+        """Not: it looks at the mean KL only."""
         return False
 
     @property

@@ -91,10 +91,12 @@ def collapse_verdict(report: pd.DataFrame, *, still_improving: bool) -> str:
     """Say in a sentence or two which dimensions are in use, from a `latent_report`, and whether the fit had ended."""
     n_active, n = int(report["active"].sum()), len(report)
     if n_active == 0:
-        return (
-            "Collapsed: no latent dimension is in use, so the decoder gives every cell the same average. Use a smaller "
-            "beta, a longer warm-up or free bits."
-        )
+        found = "no latent dimension is in use, so the decoder gives every cell the same average."
+        if still_improving:
+            return (
+                f"Not trained yet: {found} The fit was still improving when it stopped: give it more epochs or minutes."
+            )
+        return f"Collapsed: {found} Use a smaller beta, a longer warm-up or free bits."
     if still_improving:
         note = " The fit was still improving when it stopped: give it more epochs or minutes."
     else:

@@ -127,6 +127,7 @@ class Schema:
             cell_names=cells.obs_names,
             variable_names=names,
             rows=np.sort(np.concatenate([rows, also_check])),
+            layers=cells.layers,
         )
         refuse(problems)
         for problem in problems:

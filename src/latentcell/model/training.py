@@ -44,7 +44,8 @@ class Settings:
     Parameters
     ----------
     batch_size
-        Cells per optimiser step; by default 128, fewer for fewer than about 1,000 cells.
+        Cells per optimiser step; by default 128, or 32 to 64 of fewer than about 1,000 cells. Of images 32, unless the
+        objective compares the cells of a batch (``tc``, ``dip``, ``mmd``, ``factorvae``, factors as nuisance).
     learning_rate
         Peak rate of Adam; see the function `learning_rate`.
     patience
@@ -80,6 +81,23 @@ class Settings:
     def torch_device(self) -> torch.device:
         """Device asked for, or the best there is."""
         return torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def checked(settings: Settings | None) -> Settings:
+    """The settings given, or those of a default fit.
+
+    Raises
+    ------
+    InputError
+        If they are something else.
+    """
+    if settings is None:
+        return Settings()
+    if not isinstance(settings, Settings):
+        raise InputError(
+            f"settings is {settings!r}; give latentcell.Settings(batch_size=32, learning_rate=1e-3) or the like."
+        )
+    return settings
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from latentcell.model.refine import STEPS, RefinerPlan, fit_refiner, seen_split
 from latentcell.model.refiner import Refiner
 from latentcell.model.schema import Orientation, Schema, fingerprints
 from latentcell.model.split import split_cells
-from latentcell.model.training import Settings
+from latentcell.model.training import Settings, checked
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -155,12 +155,12 @@ class VAE:
         split_key
             Column of ``obs`` whose groups (track, donor, field) never stand on both sides of the validation split.
         epochs
-            Passes over the cells at most; by default enough for about 3,000 optimiser steps.
+            Passes over the cells at most; by default enough for 3,000 optimiser steps, of images 5,000.
         max_minutes
             Stop after this much training, with the learning rate annealed in time. The result then depends on the
             machine's speed.
         settings
-            Batch size, learning rate and so on.
+            `latentcell.Settings`: batch size, learning rate and so on.
         checkpoint
             File written during training; when it exists, training goes on from it.
         rng
@@ -171,7 +171,7 @@ class VAE:
         InputError
             If the cells cannot be trained on; the message names cells, variables or columns.
         """
-        settings = settings or Settings()
+        settings = checked(settings)
         seed = seed_of(rng)
         modality = modality_for(cells, self.layer, self.likelihood)
         split = split_cells(cells, exclude=exclude, split_key=split_key, share=settings.validation, seed=seed)
@@ -194,7 +194,14 @@ class VAE:
         self._fitted = np.sort(fingerprints(source, split.used))
         self._held_out = np.sort(fingerprints(source, split.held_out))
         plan = make_plan(
-            len(split.train), settings, epochs=epochs, max_minutes=max_minutes, checkpoint=checkpoint, seed=seed
+            len(split.train),
+            settings,
+            modality=modality,
+            objective=self._guided(),
+            epochs=epochs,
+            max_minutes=max_minutes,
+            checkpoint=checkpoint,
+            seed=seed,
         )
         with threads_for(settings.threads or plan.stored_threads()):
             some = split.train[:: math.ceil(len(split.train) / _START_CELLS)]

@@ -107,13 +107,15 @@ def save(figure: Figure, path: str | Path) -> list[Path]:
     figure
         Any matplotlib figure.
     path
-        Where to, without suffix: ``run/figures/latent`` gives ``latent.png`` and ``latent.svg``. Folders are made.
+        Where to: ``run/figures/latent``, also with either suffix, gives ``latent.png`` and ``latent.svg``. Folders are
+        made.
 
     Returns
     -------
     The two paths. Either file appears whole or not at all.
     """
     path = Path(path)
+    path = path.with_suffix("") if path.suffix in (".png", ".svg") else path
     written = []
     for suffix in ("png", "svg"):
         target = path.with_name(f"{path.name}.{suffix}")

@@ -128,7 +128,7 @@ def organisation(
 
 
 @styled
-def predicted(cells: AnnData, truth: AnnData | None = None, *, n: int = 5) -> Figure:
+def predicted(cells: AnnData, truth: AnnData | None = None, *, structure_key: str | None = None, n: int = 5) -> Figure:
     """Draw structures predicted in real cells, with the spread over organisations.
 
     Parameters
@@ -137,6 +137,8 @@ def predicted(cells: AnnData, truth: AnnData | None = None, *, n: int = 5) -> Fi
         From `IntegratedCell.predict`.
     truth
         The same cells with a measured target channel, shown beside; by default not.
+    structure_key
+        Column of ``obs`` of `truth` that names the structure measured in each cell; written beside its row.
 
     Returns
     -------
@@ -166,6 +168,8 @@ def predicted(cells: AnnData, truth: AnnData | None = None, *, n: int = 5) -> Fi
     for ax, (title, tiles) in zip(axes, columns, strict=True):
         draw_tiles(ax, tiles, 1, gap=2)
         ax.set_title(title, loc="center", fontsize=8)
+    if truth is not None and structure_key is not None:
+        axes[0].set_yticks(range(len(flat)), truth.obs[structure_key].astype(str)[:n])
     note(
         figure,
         "Predictions are means over draws of the organisation; the SD over draws goes from 0 (black) to a share of the "

@@ -26,7 +26,7 @@ logger = logging.getLogger("latentcell")
 
 # a sign, an optional factor, and a level, in quotes where it holds spaces or signs
 _TERM = re.compile(
-    r"""\s*(?P<sign>[+-])?\s*(?:(?P<factor>\d+(?:\.\d+)?)\s*\*\s*)?(?:"(?P<quoted>[^"]+)"|(?P<name>[^\s"+*-]+))\s*"""
+    r"""\s*(?P<sign>[+-])?\s*(?:(?P<factor>\d+(?:\.\d+)?)\s*\*\s*)?(?:"(?P<quoted>[^"]+)"|(?P<name>[^\s"+*()/-]+))\s*"""
 )
 
 
@@ -139,7 +139,8 @@ def parsed(expression: str) -> list[tuple[str, float]]:
         if match is None or match.end() == place or (terms and match["sign"] is None):
             raise InputError(
                 f"The expression {expression!r} cannot be read at {expression[place:].strip()[:20]!r}: write levels "
-                'with signs and factors, such as prophase + 0.5*anaphase - "late G2"; quote names with spaces or signs.'
+                'with signs and factors, such as 0.5*prophase + 0.5*anaphase - "late G2", without parentheses and '
+                "fractions; quote names with spaces or signs."
             )
         weight = float(match["factor"] or 1.0)
         terms.append((match["quoted"] or match["name"], -weight if match["sign"] == "-" else weight))

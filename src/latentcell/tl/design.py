@@ -106,10 +106,15 @@ def read_design(
     Raises
     ------
     InputError
-        If a column is missing or incomplete, no cell is a control, a replicate holds several groups, or replicate
-        names recur across plates that were not named as blocks.
+        If a column is missing or incomplete, no cell is a control, the replicate is the group or holds several, or
+        replicate names recur across plates that were not named as blocks.
     """
     level_rows(cells, group, control)  # refuses an unknown control, naming the levels
+    if replicate == group:
+        raise InputError(
+            f"replicate and group are the same column, {group!r}: name the column of wells, donors or embryos, of "
+            "which several bear the same perturbation."
+        )
     keys = {"group": group, "replicate": replicate} | ({} if block is None else {"block": block})
     cell = pd.DataFrame({name: _complete(cells, key) for name, key in keys.items()})
     if block is None:

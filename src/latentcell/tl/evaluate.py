@@ -263,7 +263,7 @@ def verdict(energy: Mapping[str, Array], *, space: str, ends: tuple[str, str]) -
     unbeaten = [name for name in ranked if gaps[name].high >= 0]
     worse_than = [name for name in ranked if gaps[name].low > 0]
     if not unbeaten:
-        against, words = ranked[0], "better than every baseline"
+        against, words = ranked[0], "better than every baseline (95 % intervals of the differences exclude 0)"
     elif worse_than:
         against = worse_than[0]
         words = f"worse than {called[against]}"

@@ -81,7 +81,9 @@ def factors(
     model
         Fitted.
     factors
-        Columns of ``obs``, each ``name`` or ``name:kind`` (see `latentcell.cells.factors.read_factors`).
+        Columns of ``obs``, each ``name`` or ``name:kind`` with the kind continuous, ordinal, categorical or cyclic
+        (``phase:cyclic`` for shares of a turn, ``hour:cyclic=24`` for another period). Without a kind numbers are
+        continuous, ordered categories ordinal and everything else categorical.
     nuisance
         Columns that covariances are adjusted for and whose leak is measured. Within their levels only are factors
         permuted.
@@ -110,7 +112,7 @@ def factors(
         raise InputError(f"Name at least one factor; columns of obs: {listed(cells.obs.columns, 12)}.")
     refuse_inseparable(asked, held)
     for factor in asked:
-        logger.info("%s is read as %s", factor.name, factor.kind)
+        logger.info("factor %r is read as %s", factor.name, factor.kind)
         known = factor.value[factor.known]
         if factor.kind == "continuous" and len(np.unique(known)) == len(known) and (known == known.round()).all():
             logger.warning("%s is another whole number in every cell: is it a name of cells?", factor.name)

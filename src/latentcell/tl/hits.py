@@ -232,7 +232,10 @@ def verdict(screened: Screened, hits: pd.DataFrame) -> list[str]:
             f"(95 % interval {found.low:.1%} to {found.high:.1%}; 5 % expected)."
         )
     if not screened.counted:
-        words.append("Every replicate is a single row: cell counts are not known, so nothing is said about them.")
+        words.append(
+            "Every replicate is a single row: cell counts are not known, so nothing is said about them. If rows are "
+            "cells, name the column of wells (or donors) as replicate: p-values over cells do not hold."
+        )
     elif len(tested):
         fewer = tested.loc[tested["q_count"] <= FDR, "label"]
         named = f" ({listed(fewer)})" if len(fewer) else ""

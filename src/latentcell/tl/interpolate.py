@@ -237,7 +237,7 @@ def _truth_rows(cells: AnnData, model: VAE, span: Span, truth: Level, allow_seen
             f"{int(seen.sum())} of {len(rows)} cells of {truth!r} were used in fitting the model (the first is "
             f"{cells.obs_names[rows[seen][0]]!r}), so they cannot show what it predicts of cells it never saw. Fit it "
             f"again with exclude={{{span.key!r}: [{truth!r}]}} (--exclude {span.key}={truth}), or allow seen cells "
-            "(--allow-seen) and read the result as optimistic."
+            "(allow_seen=True, --allow-seen) and read the result as optimistic."
         )
     return rows
 

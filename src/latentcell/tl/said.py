@@ -58,7 +58,8 @@ def _factor(result: dict[str, Any], name: str) -> str:
     best = related[related["factor"] == name].nlargest(1, "correlation").iloc[0]
     scores = result["metrics"]
     pca = scores.query("codes == 'PCA' and metric == 'max_correlation'").set_index("factor")["value"]
-    known = f"{best['correlation']:.2f}, permuted up to {best['null_95']:.2f}, p = {best['p']:.3f}"
+    digits = 2 if round(best["correlation"], 2) != round(best["null_95"], 2) else 3
+    known = f"{best['correlation']:.{digits}f}, permuted up to {best['null_95']:.{digits}f}, p = {best['p']:.3f}"
     beside = f"; a principal component {pca[name]:.2f}" if name in pca else ""
     if best["p"] > _LEVEL:
         return f"{name}: no dimension follows it beyond chance (correlation {known}{beside})."
@@ -80,11 +81,13 @@ def _stability(dimensions: pd.DataFrame, n_refits: int) -> str:
     active = dimensions[dimensions["active"]]
     if active.empty:
         return "No latent dimension is in use: see the verdict of the fit."
-    back = active.loc[active["comes_back"] > 0.5, "dimension"]
-    which = ", ".join(f"z{k}" for k in np.sort(back)) or "none"
+    back = active[active["comes_back"] > 0.5].sort_values("dimension")
+    shares = zip(back["dimension"], back["variance_explained"], strict=True)
+    which = ", ".join(f"z{dimension} ({share:.0%})" for dimension, share in shares) or "none"
+    refits = f"most of {n_refits} refits" if n_refits > 1 else "the refit"
     return (
-        f"{len(back)} of {len(active)} active dimensions come back in most of {n_refits} refits (|correlation| at "
-        f"least {COMES_BACK:g}): {which}. The others are one choice among many."
+        f"{len(back)} of {len(active)} active dimensions come back in {refits} (|correlation| at least "
+        f"{COMES_BACK:g}), each with its share of the decoded variance: {which}. The others are one choice among many."
     )
 
 

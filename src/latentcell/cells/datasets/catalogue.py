@@ -128,10 +128,7 @@ def load(name: str, **options: Any) -> AnnData:
     """
     import latentcell.cells.datasets as datasets
 
-    if name not in (dataset.name for dataset in _DATASETS):
-        raise InputError(
-            f"There is no data set {name!r}; there are {listed([d.name for d in _DATASETS], len(_DATASETS))}."
-        )
+    refuse_unknown(name)
     function = getattr(datasets, name)
     taken = list(inspect.signature(function).parameters)
     given = {option: value for option, value in options.items() if value is not None}
@@ -140,6 +137,13 @@ def load(name: str, **options: Any) -> AnnData:
         raise InputError(f"The data set {name} does not take {listed(unknown)}; it takes {listed(taken, len(taken))}.")
     cells: AnnData = function(**given)
     return cells
+
+
+def refuse_unknown(name: str) -> None:
+    """Raise `InputError` with the names there are if `name` is none of them."""
+    names = [dataset.name for dataset in _DATASETS]
+    if name not in names:
+        raise InputError(f"There is no data set {name!r}; there are {listed(names, len(names))}.")
 
 
 def save(cells: AnnData, path: str | Path) -> None:

@@ -67,7 +67,8 @@ def bbbc021(
     plates
         Names such as ``Week1_22123``; 55 exist.
     compounds, wells
-        Which to take of these plates, for example ``["DMSO", "taxol"]``; all by default.
+        Which to take of these plates, for example ``["DMSO", "taxol"]`` and, by place, ``["B02", "C02"]``; all by
+        default.
     n
         Cells of each well at most, drawn at random; None takes all.
     size
