@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from latentcell.cells.datasets import compounds, sprites, transcriptomes
 from latentcell.cells.datasets.fetching import Remote
@@ -22,6 +23,14 @@ from served import (
     files_of_mitocheck,
     npz_of_sprites,
 )
+
+
+def pytest_configure() -> None:
+    """One thread for each of several workers: threads that wait for a core of another's hold up all the rest."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
+        # of what tests start
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,7 @@ def test_options_reach_the_data_set(served: Server, tmp_path: Path) -> None:
         (("kang2018",), "latentcell datasets kang2018 --out kang2018.h5ad"),
         (("kang2018", "--out", "cells.csv"), "written as .h5ad or .zarr"),
         (("kang", "--out", "cells.h5ad"), "There is no data set 'kang'"),
+        (("kang",), "There is no data set 'kang'"),
         (("kang2018", "--out", "cells.h5ad", "--plates", "A"), "kang2018 does not take 'plates'"),
     ],
 )

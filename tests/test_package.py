@@ -51,6 +51,18 @@ def test_the_names_of_the_examples_resolve_without_further_imports() -> None:
     loaded_by("import latentcell as lc; lc.cells.simulate.counts; lc.tl.embed; lc.objectives.Beta(4.0)")
 
 
+def test_a_function_keeps_its_name_when_the_module_of_the_same_name_is_imported() -> None:
+    program = (
+        "import latentcell.stats.image_features; import latentcell; print(callable(latentcell.stats.image_features))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("<function image_features")
+
+
+def test_a_fit_needs_no_statistics_of_scipy() -> None:
+    assert loaded_by("import latentcell.model.vae").isdisjoint({"scipy.stats", "scipy.interpolate", "sklearn"})
+
+
 def test_unknown_names_raise_attribute_error() -> None:
     with pytest.raises(AttributeError, match="nothing"):
         lc.nothing  # noqa: B018

@@ -83,7 +83,7 @@ def main() -> None:
     every = ad.AnnData(obs=known.obs)
     images = np.concatenate([known.obsm["images"][:, 2:].astype(np.float32), np.stack(drawn, 1)], 1)
     lc.cells.set_images(every, np.clip(images, 0, None), channel_names=["DNA", *SHOWN])
-    lc.pl.save(lc.pl.integrated(every, n=4), Path("docs/images/atlas"))
+    lc.pl.save(lc.pl.integrated(every, n=4, label="stage"), Path("docs/images/atlas"))
 
 
 if __name__ == "__main__":

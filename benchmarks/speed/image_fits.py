@@ -35,7 +35,8 @@ def latentcell(images: np.ndarray, epochs: int) -> tuple[float, float]:
 
     cells = ad.AnnData(obsm={"images": images})
     model = lc.VAE(LATENT, orientation="as_is")
-    seconds = model.fit(cells, epochs=epochs, rng=0).report_["seconds"]
+    settings = lc.Settings(batch_size=BATCH)
+    seconds = model.fit(cells, epochs=epochs, settings=settings, rng=0).report_["seconds"]
     new = cells[~model.seen(cells)] if (~model.seen(cells)).any() else cells[-500:]
     return seconds, r2(new.obsm["images"].astype(float), model.reconstruct(new).astype(float))
 

@@ -189,3 +189,13 @@ def test_a_structure_that_no_training_cell_shows_is_refused() -> None:
     pairs = find_pairs(single(20), ["golgi"], "what")
     with pytest.raises(InputError, match="No training cell shows 'mito'"):
         check_trained(pairs, np.arange(0, 20, 2))
+
+
+def test_a_column_of_structures_that_was_not_named_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    cells = single()
+    cells.obs["structure"] = cells.obs["what"]
+    with caplog.at_level(logging.WARNING, logger="latentcell"):
+        find_pairs(cells, ["golgi"], "what")
+        assert not caplog.text
+        find_pairs(cells, ["golgi"], None)
+    assert "obs['structure'] names 2 structures" in caplog.text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 from anndata import AnnData
@@ -222,3 +224,20 @@ def test_a_level_to_exclude_may_be_given_alone() -> None:
 def test_no_time_to_train_in_is_refused(minutes: float) -> None:
     with pytest.raises(InputError, match="max_minutes is"):
         lc.VAE(2).fit(profile_cells(), max_minutes=minutes)
+
+
+def test_settings_of_another_type_are_refused_with_an_example() -> None:
+    with pytest.raises(InputError, match=r"latentcell.Settings\(batch_size=32"):
+        lc.VAE(2).fit(count_cells(), epochs=1, settings={"batch_size": 32})
+
+
+def test_log_normalised_values_fitted_as_profiles_are_warned_of_and_the_counts_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cells = count_cells()
+    cells.layers["counts"] = cells.X.copy()
+    cells.X = np.log1p(cells.X.toarray())
+    with caplog.at_level(logging.WARNING, logger="latentcell"):
+        fit(cells, epochs=1)
+    assert "as in log-normalised data" in caplog.text
+    assert "The layer 'counts' holds whole numbers" in caplog.text

@@ -147,6 +147,7 @@ def test_training_of_one_epoch_or_with_nan_is_drawn(linear, make_cells, monkeypa
 
 def test_save_writes_png_and_svg_and_nothing_else(embedded, tmp_path):
     written = pl.save(pl.latent(embedded, color="stage"), tmp_path / "new" / "latent.v1")
+    assert written == pl.save(pl.latent(embedded, color="stage"), tmp_path / "new" / "latent.v1.png")
     assert written == [tmp_path / "new" / "latent.v1.png", tmp_path / "new" / "latent.v1.svg"]
     assert sorted(tmp_path.joinpath("new").iterdir()) == sorted(written)
     assert written[0].read_bytes().startswith(b"\x89PNG")

@@ -136,6 +136,7 @@ def image_answer(shape: tuple[int, ...] = SHAPE, **options: Any) -> AnnData:
         effect[i, ..., upper, :] = (2.5 if "=" in name else 0.7) * (-1) ** i
         q[i, ..., upper, :] = 0.01
     result["maps"], result["map_names"] = {"effect": effect, "q": q}, named
+    cells.obsm["factors"] = np.full((cells.n_obs, 4), 0.5, dtype=np.float32)
     return cells
 
 
@@ -298,6 +299,12 @@ def test_effects_draws_a_map_per_channel_with_one_symmetric_range_per_unit(linea
     assert rows[:1] == ["mean cell"]
     assert "$z_{0}$\ndose (0.90)\n+GENE0\n−OTHER0" in rows
     assert titles(figure)[0] == "Factors\nDAPI"
+
+
+def test_the_mean_cell_of_effect_maps_is_decoded_from_the_mean_code(linear: Any, make_images: Any) -> None:
+    cells, model = image_answer(), image_model(linear, make_images)
+    pl.effects(cells, model)
+    np.testing.assert_allclose(model.decoded[-1][0], cells.obsm["factors"].mean(0, keepdims=True))
 
 
 def test_effects_fades_pixels_that_are_not_significant_and_says_where_nothing_was_tested(

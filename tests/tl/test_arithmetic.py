@@ -17,7 +17,7 @@ from latentcell.errors import InputError
 from latentcell.tl import arithmetic
 from latentcell.tl.arithmetic import parsed
 
-plain = st.text(st.characters(codec="utf-8", exclude_characters='"+-*', categories=["L", "N", "P"]), min_size=1)
+plain = st.text(st.characters(codec="utf-8", exclude_characters='"+-*/()', categories=["L", "N", "P"]), min_size=1)
 quoted = st.text(st.characters(codec="utf-8", exclude_characters='"'), min_size=1)
 factors = st.one_of(st.none(), st.decimals(0, 100, places=2).map(float), st.integers(0, 9).map(float))
 

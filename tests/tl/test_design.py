@@ -114,6 +114,11 @@ def test_a_replicate_with_two_groups_is_refused_with_the_advice_that_fits() -> N
         read(cells)
 
 
+def test_the_group_as_replicate_is_refused() -> None:
+    with pytest.raises(InputError, match="replicate and group are the same column, 'drug'"):
+        read(screen(), replicate="drug")
+
+
 def test_a_well_with_two_doses_is_refused() -> None:
     cells = screen()
     cells.obs.loc["c6", "dose"] = 9.0

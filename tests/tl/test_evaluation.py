@@ -83,7 +83,10 @@ def test_the_reconstructed_truth_and_moved_measurements_are_no_baselines_in_the_
 @pytest.mark.parametrize(
     ("gaps", "words"),
     [
-        ({"source": 2.0, "target": 3.0}, "better than every baseline: .* for copying early, the best of them;"),
+        (
+            {"source": 2.0, "target": 3.0},
+            r"better than every baseline \(.*\): .* for copying early, the best of them;",
+        ),
         ({"source": 0.0, "target": 3.0}, "no better than copying early:"),
         ({"source": 3.0, "target": 0.0}, "no better than copying late:"),
         ({"source": -0.5, "centroid": 0.0}, "worse than copying early:"),

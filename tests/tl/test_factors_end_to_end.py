@@ -482,7 +482,7 @@ def test_a_guided_factor_is_read_by_the_kind_that_guided_the_model(caplog: pytes
         uns = ask(cells, model, ["hour", "dose"], fit=BRIEF)
     assert uns["params"]["factors"] == ["hour:cyclic=24", "dose:continuous"]
     assert uns["read_back"][["factor", "measure"]].to_numpy().tolist() == [["hour", "mean cosine of the error"]]
-    assert {"hour is read as cyclic", "dose is read as continuous"} <= set(caplog.messages)
+    assert {"factor 'hour' is read as cyclic", "factor 'dose' is read as continuous"} <= set(caplog.messages)
     assert {"factors": ["hour:cyclic=24"]}.items() <= ask(cells, model, ["hour:cyclic"], fit=BRIEF)["params"].items()
 
 
@@ -583,7 +583,7 @@ def test_numbers_that_seem_to_name_cells_are_warned_of(plain: Answer, caplog: py
 def test_what_was_written_is_logged(plain: Answer, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="latentcell"):
         ask(plain.before.copy(), plain.model, ["dose"], seeds=0)
-    assert "dose is read as continuous" in caplog.messages
+    assert "factor 'dose' is read as continuous" in caplog.messages
     assert caplog.messages[-1] == "added 'factors' (adata.uns; codes in adata.obsm, 200 x 4)"
 
 

@@ -97,7 +97,7 @@ def test_verdict_names_a_clear_win_in_model_space() -> None:
     cells, model = course(n=150)
     interpolate(cells, model, "stage", **ENDS, truth="middle", rng=0)
     sentence = cells.uns["interpolate"]["verdict"]["model"]
-    assert sentence.startswith("In model space the prediction is better than every baseline: energy distance")
+    assert sentence.startswith("In model space the prediction is better than every baseline (95 % intervals of the ")
 
 
 def test_verdict_admits_that_a_copy_of_the_source_is_nearer() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from latentcell import keys
 from latentcell.errors import InputError, listed
 from latentcell.pl._images import Pixels, projected
 from latentcell.pl._style import INK, MUTED, SMALL, new_figure, note, shortened, styled
@@ -29,7 +30,6 @@ CORRELATION, DIFFERENCE = "correlation", "difference in SD"
 
 _TILE, _WIDEST, _LABEL = 0.95, 9.0, 1.3  # inches of a map, of all maps, and of the names of a block
 _FADED = 0.22  # opacity of pixels that are not significant
-_AVERAGED = 500  # cells behind the mean cell
 _LETTERS, _CHANNEL = 20, 14  # characters in a line of a name, and of a channel
 
 
@@ -38,7 +38,7 @@ def effects(cells: AnnData, model: VAE, names: Sequence[str | int] | None = None
     """Draw the effect of each factor and each latent dimension on each pixel, as maps over the mean cell.
 
     Red: brighter where the factor or dimension is higher; blue: darker. Pixels whose q exceeds 0.05 are faded. Lines:
-    outline of the mean cell (decoded from the mean code of up to 500 cells, on top) at half of its brightness. One
+    outline of the mean cell (decoded from the mean code, on top) at half of its brightness. One
     symmetric range of colours for all correlations, another for all differences between levels. Volumes: the strongest
     effect along z with its sign.
 
@@ -75,8 +75,8 @@ def effects(cells: AnnData, model: VAE, names: Sequence[str | int] | None = None
         for i, name in enumerate(named)
         if any(name in block for block in blocks.values())
     }
-    some = cells[:: max(1, cells.n_obs // _AVERAGED)]
-    mean = projected(model.decode(np.asarray(model.encode(some).mu).mean(0, keepdims=True)))[0]
+    code = np.asarray(cells.obsm[keys.FACTORS]).mean(0, keepdims=True)
+    mean = projected(model.decode(code))[0]
     figure = _drawn(blocks, maps, mean, model.names_, dimension_titles(cells))
     note(figure, _said(maps, len(named), result["effects"]), figure.get_figwidth())
     return figure

@@ -9,6 +9,7 @@ import numpy as np
 
 from latentcell import keys
 from latentcell.cells.images import channel_names
+from latentcell.cells.levels import column
 from latentcell.errors import InputError
 from latentcell.pl._images import Display, Pixels, channel_key, draw_tiles, projected, scale_bar
 from latentcell.pl._style import MUTED, SMALL, new_figure, note, styled
@@ -26,7 +27,9 @@ _FEW = 3
 
 
 @styled
-def integrated(cells: AnnData, *, n: int = 6, channels: Sequence[str] | None = None) -> Figure:
+def integrated(
+    cells: AnnData, *, n: int = 6, channels: Sequence[str] | None = None, label: str | None = None
+) -> Figure:
     """Draw cells with all their structures, one cell per row.
 
     Parameters
@@ -37,6 +40,8 @@ def integrated(cells: AnnData, *, n: int = 6, channels: Sequence[str] | None = N
         Cells at most, the first ones.
     channels
         Which to show; all by default.
+    label
+        Column of ``obs`` written beside each row.
 
     Returns
     -------
@@ -61,6 +66,8 @@ def integrated(cells: AnnData, *, n: int = 6, channels: Sequence[str] | None = N
     axes = figure.subplots(1, 1 + len(wanted), width_ratios=[width, *[1] * len(wanted)], squeeze=False)[0]
     draw_tiles(axes[0], first, 1, gap=2)
     axes[0].set_title("xy, xz, yz" if volumes else "composite", loc="center", fontsize=8)
+    if label is not None:
+        axes[0].set_yticks(range(len(flat)), column(cells, label).astype(str)[:n])
     for i, (ax, name, tiles) in enumerate(zip(axes[1:], wanted, grey, strict=True)):
         draw_tiles(ax, _padded(tiles, first.shape[1]), 1, gap=2)
         ax.set_title(name, loc="center", fontsize=8)
@@ -169,7 +176,7 @@ def predicted(cells: AnnData, truth: AnnData | None = None, *, structure_key: st
         draw_tiles(ax, tiles, 1, gap=2)
         ax.set_title(title, loc="center", fontsize=8)
     if truth is not None and structure_key is not None:
-        axes[0].set_yticks(range(len(flat)), truth.obs[structure_key].astype(str)[:n])
+        axes[0].set_yticks(range(len(flat)), column(truth, structure_key).astype(str)[:n])
     note(
         figure,
         "Predictions are means over draws of the organisation; the SD over draws goes from 0 (black) to a share of the "

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 from latentcell.lazy import attached
 
+# at once: the module of the same name would take its place as soon as anyone imports it
+from latentcell.stats.image_features import image_features
+
 if TYPE_CHECKING:
     from latentcell.stats.curves import turn
     from latentcell.stats.distances import (
@@ -17,7 +20,6 @@ if TYPE_CHECKING:
         wasserstein,
     )
     from latentcell.stats.hit_calling import hit_p_values
-    from latentcell.stats.image_features import image_features
     from latentcell.stats.transport import displace, pair, shift
 
 __all__ = [
@@ -35,7 +37,7 @@ __all__ = [
     "wasserstein",
 ]
 
-# Factor and other small things of this package belong to every fit, SciPy's statistics and interpolation do not
+# every fit needs some of this package, and none of them SciPy's statistics and interpolation
 __getattr__, __dir__ = attached(
     __name__,
     {
@@ -44,7 +46,6 @@ __getattr__, __dir__ = attached(
         "displace": "latentcell.stats.transport:displace",
         "energy_distance": "latentcell.stats.distances:energy_distance",
         "hit_p_values": "latentcell.stats.hit_calling:hit_p_values",
-        "image_features": "latentcell.stats.image_features:image_features",
         "mmd": "latentcell.stats.distances:mmd",
         "pair": "latentcell.stats.transport:pair",
         "shift": "latentcell.stats.transport:shift",
