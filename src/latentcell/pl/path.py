@@ -202,10 +202,11 @@ def _draw_truth(ax: Axes, points: Points, size: float) -> list[Line2D]:
         zorder=3,
         rasterized=True,
     )
-    ax.plot(*points.mean(axis=0), "D", color=SECOND, markersize=9, markeredgecolor="white", zorder=6)
+    # open and larger, to be seen around a prediction that meets it
+    ax.plot(*points.mean(axis=0), "D", color=SECOND, markersize=12, markerfacecolor="none", markeredgewidth=2, zorder=8)
     return [
         _mark("o", SECOND, "cells of the truth", markerfacecolor="none", markersize=6),
-        _mark("D", SECOND, "mean of the truth", markersize=7),
+        _mark("D", SECOND, "mean of the truth", markersize=8, markerfacecolor="none", markeredgewidth=1.6),
     ]
 
 
