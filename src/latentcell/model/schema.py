@@ -45,7 +45,7 @@ logger = logging.getLogger("latentcell")
 # training cells read to find the intensity range of each channel
 _SCALING_CELLS = 2000
 _PERCENTILES = (0.1, 99.9)
-# cells hashed at once, and cells on disk totalled at once
+# cells hashed at once, and cells totalled at once
 _HASHED, _TOTALLED = 256, 2048
 
 
