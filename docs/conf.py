@@ -29,17 +29,15 @@ autodoc_typehints = "none"
 autosummary_generate = True
 napoleon_google_docstring = False
 napoleon_use_rtype = False
+napoleon_custom_sections = ["Returned"]
 
 
 def _prose_of_returns(app, what, name, obj, options, lines: list[str]) -> None:
-    """Make a field of what a function returns where that is told in prose, each line of which would pass for a type."""
-    for start in (i for i, line in enumerate(lines[:-1]) if line == "Returns" and set(lines[i + 1]) == {"-"}):
-        ends = [i - 1 for i in range(start + 3, len(lines)) if lines[i] and set(lines[i]) == {"-"}]
-        end = ends[0] if ends else len(lines)
-        body = lines[start + 2 : end]
-        if not any(line.startswith("    ") for line in body):
-            lines[start:end] = [":returns:", *(f"    {line}".rstrip() for line in body)]
-        return
+    """Call a section in which prose tells what is returned "Returned": in "Returns" each line would pass for a type."""
+    starts = [i for i, line in enumerate(lines[:-1]) if line and lines[i + 1] and set(lines[i + 1]) == {"-"}]
+    for start, end in zip(list(starts), [*starts[1:], len(lines)][: len(starts)], strict=True):
+        if lines[start] == "Returns" and not any(line.startswith("    ") for line in lines[start + 2 : end]):
+            lines[start : start + 2] = ["Returned", "--------"]
 
 
 def setup(app) -> None:

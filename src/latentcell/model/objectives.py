@@ -295,7 +295,7 @@ class FactorVAE(Beta):
 
 @dataclass(frozen=True)
 class Capacity:
-    """KL held at a capacity that grows linearly (Burgess et al. 2018, eq. 8): gamma |batch-mean KL - C(step)|.
+    """KL held at a capacity that grows linearly (Burgess et al. 2018, eq. 8): ``gamma |batch-mean KL - C(step)|``.
 
     Parameters
     ----------
