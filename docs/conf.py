@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import latentcell
 
 project = "latentcell"
@@ -35,7 +37,7 @@ napoleon_custom_sections = ["Returned"]
 def _prose_of_returns(app, what, name, obj, options, lines: list[str]) -> None:
     """Call a section in which prose tells what is returned "Returned": in "Returns" each line would pass for a type."""
     starts = [i for i, line in enumerate(lines[:-1]) if line and lines[i + 1] and set(lines[i + 1]) == {"-"}]
-    for start, end in zip(list(starts), [*starts[1:], len(lines)][: len(starts)], strict=True):
+    for start, end in pairwise([*starts, len(lines)]):
         if lines[start] == "Returns" and not any(line.startswith("    ") for line in lines[start + 2 : end]):
             lines[start : start + 2] = ["Returned", "--------"]
 

@@ -23,7 +23,7 @@ from latentcell.cells.images import set_images
 from latentcell.cli import app
 from latentcell.cli.app import SWEPT, listed_names, setting
 from latentcell.model import objectives
-from latentcell.model.training import Settings
+from latentcell.model.settings import Settings
 
 QUICK = ("--epochs", 3)
 FIT: dict[str, Any] = {"epochs": 3, "settings": Settings(threads=1)}

@@ -17,7 +17,7 @@ from anndata import AnnData
 from benchmarks.common import data_dir, write
 
 import latentcell as lc
-from latentcell.model.training import Settings
+from latentcell.model.settings import Settings
 from latentcell.stats.association import correlation
 from latentcell.stats.disentanglement import metrics
 from latentcell.stats.factor import Factor

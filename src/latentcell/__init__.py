@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from latentcell.model import likelihoods, objectives
     from latentcell.model.guidance import Factors
     from latentcell.model.integrated import IntegratedCell
-    from latentcell.model.training import Settings
+    from latentcell.model.settings import Settings
     from latentcell.model.vae import VAE
 
 __version__ = "0.1.0"
@@ -34,7 +34,7 @@ __getattr__, __dir__ = attached(
         "Factors": "latentcell.model.guidance:Factors",
         "InputError": "latentcell.errors:InputError",
         "IntegratedCell": "latentcell.model.integrated:IntegratedCell",
-        "Settings": "latentcell.model.training:Settings",
+        "Settings": "latentcell.model.settings:Settings",
         "cells": "latentcell.cells",
         "info": "latentcell.cells.check:info",
         "likelihoods": "latentcell.model.likelihoods",

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import tifffile
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -268,3 +269,15 @@ def test_real_images_have_no_problems(data_dir):
     report = info(data_dir / "images" / "osteosarcoma_shapes.h5ad")
     assert report.problems == []
     assert report.shape == (1, 64, 64)
+
+
+def test_counts_behind_log_normalised_profiles_are_found_where_their_layer_is_on_disk(tmp_path):
+    counts = sp.csr_matrix(np.random.default_rng(0).poisson(1.0, (50, 6)).astype(np.float32))
+    cells = ad.AnnData(np.log1p(counts.toarray()))
+    cells.layers["raw"] = counts
+    stores.write_zarr(cells, tmp_path / "cells.zarr")
+    stored = ad.io.sparse_dataset(zarr.open(tmp_path / "cells.zarr", mode="r")["layers/raw"])
+    problems = check_measurements(
+        cells.X, kind="profiles", cell_names=cells.obs_names, variable_names=cells.var_names, layers={"raw": stored}
+    )
+    assert any("The layer 'raw' holds whole numbers" in str(problem) for problem in problems)

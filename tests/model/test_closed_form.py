@@ -16,7 +16,7 @@ from latentcell.cells.batches import Batch
 from latentcell.model.module import VAEModule, importance_nll
 from latentcell.model.objectives import ELBO, Posterior
 from latentcell.model.schema import Schema
-from latentcell.model.training import Settings
+from latentcell.model.settings import Settings
 
 N, F, D = 40, 6, 2
 SIGMA = 0.5

@@ -25,7 +25,8 @@ import latentcell as lc
 from latentcell.cells import simulate
 from latentcell.cells.batches import shuffled
 from latentcell.errors import InputError
-from latentcell.model.training import Hooks, Settings
+from latentcell.model.settings import Settings
+from latentcell.model.training import Hooks
 
 GUIDED = ("phase:cyclic", "cell_type", "programme_3")
 COLUMNS = ["phase", "cell_type", "programme_3"]

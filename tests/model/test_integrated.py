@@ -17,7 +17,7 @@ from latentcell.errors import InputError, NotFittedError
 from latentcell.model.conditional import ConditionalModule, ConditionalNet
 from latentcell.model.integrated import Shape
 from latentcell.model.population import Population
-from latentcell.model.training import Settings
+from latentcell.model.settings import Settings
 from latentcell.tl.coupling import average_nll
 
 SETTINGS = Settings(threads=1)

@@ -9,7 +9,7 @@ from anndata import AnnData
 
 import latentcell as lc
 from latentcell.cells.images import set_images
-from latentcell.model.training import Settings
+from latentcell.model.settings import Settings
 
 SETTINGS = Settings(batch_size=16, threads=1)
 

@@ -18,7 +18,7 @@ from matplotlib.text import Text
 import latentcell as lc
 from latentcell import pl
 from latentcell.errors import InputError
-from latentcell.model.training import Settings
+from latentcell.model.settings import Settings
 from latentcell.pl.factors import NOISE
 from latentcell.pl.volcano import apart
 from latentcell.stats.disentanglement import OVERALL, PER_FACTOR

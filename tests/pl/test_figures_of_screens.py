@@ -15,7 +15,7 @@ from matplotlib.text import Text
 import latentcell as lc
 from latentcell import pl
 from latentcell.errors import InputError
-from latentcell.model.training import Settings
+from latentcell.model.settings import Settings
 from latentcell.pl.contact_sheet import find_members
 
 DESIGN = {"group": "perturbation", "control": "control", "replicate": "well", "block": "plate"}

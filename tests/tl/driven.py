@@ -15,7 +15,7 @@ from anndata import AnnData
 
 import latentcell as lc
 from latentcell.cells.images import set_images
-from latentcell.model.training import Settings
+from latentcell.model.settings import Settings
 from latentcell.stats import association
 
 SETTINGS = Settings(batch_size=32, learning_rate=1e-2, threads=1)

@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 import latentcell as lc
-from latentcell.model.training import Settings
+from latentcell.model.settings import Settings
 
 DESIGN = {"group": "perturbation", "control": "control", "replicate": "well", "block": "plate"}
 SETTINGS = Settings(batch_size=32, threads=1)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import latentcell as lc
 from latentcell.errors import InputError
-from latentcell.model.training import Settings
+from latentcell.model.settings import Settings
 from latentcell.tl.crossfit import TRAINING_CELLS, fit_controls, refuse_seen, split_controls, training_cells
 from latentcell.tl.design import Design, read_design
 

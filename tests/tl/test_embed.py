@@ -11,7 +11,7 @@ from anndata import AnnData
 
 import latentcell as lc
 from latentcell.errors import InputError
-from latentcell.model.training import Settings
+from latentcell.model.settings import Settings
 
 
 @pytest.fixture(scope="module")

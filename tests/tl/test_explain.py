@@ -13,8 +13,8 @@ from linear import LinearModel
 from scipy.stats import binom, kstest, norm
 
 import latentcell as lc
-from latentcell.model.training import Settings
-from latentcell.stats.image_features import image_features
+from latentcell.model.settings import Settings
+from latentcell.stats.features import image_features
 from latentcell.stats.relabelling import Layout
 from latentcell.tl.design import Design
 from latentcell.tl.explain import (

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 import latentcell as lc
 from latentcell.cells.images import set_images
 from latentcell.errors import InputError
-from latentcell.model.training import Hooks, Settings
+from latentcell.model.settings import Settings
+from latentcell.model.training import Hooks
 from latentcell.tl.refit import fit_rows, match_dimensions
 
 FIT = {"epochs": 2, "settings": Settings(batch_size=16, threads=1)}

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from latentcell.cells.folders import list_crops, sizes_message, survey
-from latentcell.cells.images import Modality, channel_names, measured, modality_of, stored_values, whole_numbers
+from latentcell.cells.images import Modality, channel_names, measured, modality_of, some_values, whole_numbers
 from latentcell.cells.read import as_table, read
 from latentcell.cells.report import Problem, Report, summarised
 from latentcell.cells.scan import ImageScan, MatrixScan, Offending, scan_images, scan_matrix
@@ -104,9 +104,7 @@ def _matrix_content(cells: AnnData, layer: str | None) -> _Content:
     """Value range, share of zeros, problems."""
     array, modality, variables = measured(cells, layer), modality_of(cells, layer), np.asarray(cells.var_names)
     scan = scan_matrix(array)
-    problems = _matrix_problems(scan, modality, np.asarray(cells.obs_names), variables)
-    if modality == "profiles":
-        problems += _disguise(scan, cells.layers, variables)
+    problems = _matrix_problems(scan, modality, np.asarray(cells.obs_names), variables, cells.layers)
     value_range = {"all": (scan.low.min(initial=np.inf), scan.high.max(initial=-np.inf))}
     return value_range, scan.n_zero / max(1, math.prod(array.shape)), problems
 
@@ -137,9 +135,8 @@ def check_measurements(
     """
     if kind == "images":
         return _image_problems(scan_images(array, rows), np.asarray(cell_names), np.asarray(variable_names))
-    scan, variables = scan_matrix(array, rows), np.asarray(variable_names)
-    problems = _matrix_problems(scan, kind, np.asarray(cell_names), variables)
-    return problems if kind == "counts" else problems + _disguise(scan, layers or {}, variables)
+    scan = scan_matrix(array, rows)
+    return _matrix_problems(scan, kind, np.asarray(cell_names), np.asarray(variable_names), layers or {})
 
 
 def refuse(problems: Sequence[Problem]) -> None:
@@ -185,7 +182,9 @@ def _image_problems(scan: ImageScan, cells: np.ndarray, channels: np.ndarray) ->
     return problems
 
 
-def _matrix_problems(scan: MatrixScan, kind: Modality, cells: np.ndarray, variables: np.ndarray) -> list[Problem]:
+def _matrix_problems(
+    scan: MatrixScan, kind: Modality, cells: np.ndarray, variables: np.ndarray, layers: Mapping[str, Any]
+) -> list[Problem]:
     """Problems of counts or profiles."""
     problems = []
     if scan.not_finite.n_cells.any():
@@ -211,6 +210,8 @@ def _matrix_problems(scan: MatrixScan, kind: Modality, cells: np.ndarray, variab
                 "They carry no information; leave them out.",
             )
         )
+    if kind == "profiles":
+        problems += _disguise(scan, layers, variables)
     return problems
 
 
@@ -284,7 +285,7 @@ def _disguise(scan: MatrixScan, layers: Mapping[str, Any], variables: np.ndarray
     problems = []
     n_whole = int(scan.whole.sum())
     if not scan.negative.n_cells.any() and not n_whole and _log_hint(scan) and scan.n_zero:
-        raw = [name for name, values in layers.items() if whole_numbers(stored_values(values))]
+        raw = [name for name, values in layers.items() if whole_numbers(some_values(values))]
         advice = f"The layer {raw[0]!r} holds whole numbers." if raw else "Keep the raw counts in a layer."
         problems.append(
             Problem(

@@ -125,11 +125,7 @@ def modality_of(cells: AnnData, layer: str | None = None) -> Modality:
     """
     if layer is None and keys.IMAGES in cells.obsm:
         return "images"
-    matrix = measured(cells, layer)
-    if on_disk(matrix):
-        # a fit looks at every value
-        matrix = take_rows(matrix, np.arange(min(matrix.shape[0], _LOOKED_AT)))
-    values = stored_values(matrix)
+    values = some_values(measured(cells, layer))
     if whole_numbers(values):
         return "counts"
     with np.errstate(invalid="ignore"):
@@ -155,6 +151,14 @@ def measured(cells: AnnData, layer: str | None = None) -> Any:
 def stored_values(matrix: Any) -> np.ndarray:
     """Explicit values of a dense or sparse matrix, flat (zeros of a sparse matrix are left out)."""
     return np.asarray(matrix.data if sp.issparse(matrix) else matrix).ravel()
+
+
+def some_values(matrix: Any) -> np.ndarray:
+    """Values by which the kind of a matrix is told: all `stored_values`, of one on disk those of its first cells."""
+    if on_disk(matrix):
+        # a fit looks at every value
+        matrix = take_rows(matrix, np.arange(min(matrix.shape[0], _LOOKED_AT)))
+    return stored_values(matrix)
 
 
 def whole_numbers(values: np.ndarray) -> bool:

@@ -128,11 +128,10 @@ def find_pairs(cells: AnnData, target: Sequence[str], structure_key: str | None)
     columns = find_channels(names, target)
     shown = _measured(measured(cells), columns)
     if structure_key is None:
-        if _NAMING in cells.obs and cells.obs[_NAMING].nunique() > len(target):
-            logger.warning(
-                "obs['%s'] names %d structures, but each channel (%s) is taken for one without structure_key",
-                _NAMING, cells.obs[_NAMING].nunique(), listed(list(target)),
-            )  # fmt: skip
+        named, told = cells.obs[_NAMING].nunique() if _NAMING in cells.obs else 0, listed(list(target))
+        if named > len(target):
+            what = "obs['%s'] names %d structures, but each channel (%s) is taken for one without structure_key"
+            logger.warning(what, _NAMING, named, told)
         cell, structure = np.nonzero(shown)
         return _checked(Pairs(cell, structure, np.asarray(columns)[structure], list(target)))
     if len(target) != 1:

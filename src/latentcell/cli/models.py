@@ -84,7 +84,6 @@ def fit(
         if (out / "model").exists() and not overwrite:
             raise InputError(f"{out} already holds a finished fit. Name another --out, or add --overwrite.")
         import latentcell as lc
-        from latentcell.model.training import Settings
 
         cells = lc.read(data, table, obs_columns=split(obs_columns), channel_names=split(channel_names))
         model = lc.VAE(
@@ -103,7 +102,7 @@ def fit(
             split_key=split_key,
             epochs=epochs,
             max_minutes=max_minutes,
-            settings=Settings(threads=threads),
+            settings=lc.Settings(threads=threads),
             checkpoint=checkpoint,
             rng=seed,
         )

@@ -26,12 +26,13 @@ from latentcell.model.module import VAEModule, importance_nll
 from latentcell.model.objectives import Objective
 from latentcell.model.report import collapse_verdict, latent_report, total_correlation
 from latentcell.model.schema import Orientation
+from latentcell.model.settings import Settings
 from latentcell.model.split import Split
-from latentcell.model.training import Data, Hooks, NonFiniteLossError, Progress, Settings, train
+from latentcell.model.training import Data, Hooks, NonFiniteLossError, Progress, train
 from latentcell.progress import fit_progress, stop_on_interrupt
 from latentcell.threads import free_threads
 
-# optimiser steps that a fit of default length takes at most, with batches of any and of few cells
+# optimiser steps that a fit of default length takes at most, with batches of many and of few cells
 _STEPS, _STEPS_OF_FEW = 3000, 5000
 # cells of a minibatch
 _FEW, _MANY = 32, 128

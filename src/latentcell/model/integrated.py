@@ -41,8 +41,8 @@ from latentcell.model.module import importance_nll
 from latentcell.model.objectives import Objective
 from latentcell.model.population import Population
 from latentcell.model.schema import Orientation
+from latentcell.model.settings import Settings, checked
 from latentcell.model.split import Split, split_cells
-from latentcell.model.training import Settings, checked
 from latentcell.model.vae import VAE, Latent
 
 if TYPE_CHECKING:

@@ -216,19 +216,18 @@ def _training_pairs(
     The brightness of channels varies as in the VAE's training. The small stretches of that training are left out, as
     resampling blurs; instead cells are turned by a multiple of 90 degrees or mirrored together with their means.
     """
-    device = next(module.parameters()).device
+    batch = batch.to(next(module.parameters()).device)
     if orientation == "as_is":
-        batch = batch.to(device)
         return batch.dense, _decoded(module, batch, noise)
-    gain = torch.exp(_GAIN * torch.randn(batch.dense.shape[:2], generator=noise))
+    gain = torch.exp(_GAIN * torch.randn(batch.dense.shape[:2], generator=noise)).to(batch.dense.device)
     batch = replace(batch, x=batch.dense * gain.view(*gain.shape, *[1] * (batch.dense.dim() - 2)))
     seen = batch
     if orientation == "align":
         seen = turned(batch, noise)
         seen = replace(seen, x=noisy(seen.dense, INPUT_NOISE, noise))
-    mean = _decoded(module, seen.to(device), noise)
+    mean = _decoded(module, seen, noise)
     symmetry = int(torch.randint(8, (1,), generator=noise))
-    return _mirrored(batch.dense.to(device), symmetry), _mirrored(mean, symmetry)
+    return _mirrored(batch.dense, symmetry), _mirrored(mean, symmetry)
 
 
 def _mirrored(x: Tensor, symmetry: int) -> Tensor:

@@ -90,15 +90,13 @@ def total_correlation(
 def collapse_verdict(report: pd.DataFrame, *, still_improving: bool) -> str:
     """Say in a sentence or two which dimensions are in use, from a `latent_report`, and whether the fit had ended."""
     n_active, n = int(report["active"].sum()), len(report)
+    unfinished = "The fit was still improving when it stopped: give it more epochs or minutes."
     if n_active == 0:
         found = "no latent dimension is in use, so the decoder gives every cell the same average."
         if still_improving:
-            return (
-                f"Not trained yet: {found} The fit was still improving when it stopped: give it more epochs or minutes."
-            )
+            return f"Not trained yet: {found} {unfinished}"
         return f"Collapsed: {found} Use a smaller beta, a longer warm-up or free bits."
+    active = f"{n_active} of {n} latent dimensions are active."
     if still_improving:
-        note = " The fit was still improving when it stopped: give it more epochs or minutes."
-    else:
-        note = " Fewer dimensions would do." if n_active < n else ""
-    return f"{n_active} of {n} latent dimensions are active.{note}"
+        return f"{active} {unfinished}"
+    return f"{active} Fewer dimensions would do." if n_active < n else active

@@ -29,8 +29,8 @@ from latentcell.model.placing import Placed, place
 from latentcell.model.refine import STEPS, RefinerPlan, fit_refiner, seen_split
 from latentcell.model.refiner import Refiner
 from latentcell.model.schema import Orientation, Schema, fingerprints
+from latentcell.model.settings import Settings, checked
 from latentcell.model.split import split_cells
-from latentcell.model.training import Settings, checked
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -193,11 +193,12 @@ class VAE:
         source = replace(self.schema_.source(cells), position=guidance.positions(cells, self.n_latent))
         self._fitted = np.sort(fingerprints(source, split.used))
         self._held_out = np.sort(fingerprints(source, split.held_out))
+        objective = self._guided()
         plan = make_plan(
             len(split.train),
             settings,
             modality=modality,
-            objective=self._guided(),
+            objective=objective,
             epochs=epochs,
             max_minutes=max_minutes,
             checkpoint=checkpoint,
@@ -210,7 +211,7 @@ class VAE:
                 self._module,
                 source,
                 split,
-                objective=self._guided(),
+                objective=objective,
                 augment=partial(augmented, orientation=self.schema_.orientation),
                 digest=self.schema_.digest(),
                 plan=plan,

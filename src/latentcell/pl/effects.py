@@ -38,9 +38,9 @@ def effects(cells: AnnData, model: VAE, names: Sequence[str | int] | None = None
     """Draw the effect of each factor and each latent dimension on each pixel, as maps over the mean cell.
 
     Red: brighter where the factor or dimension is higher; blue: darker. Pixels whose q exceeds 0.05 are faded. Lines:
-    outline of the mean cell (decoded from the mean code, on top) at half of its brightness. One
-    symmetric range of colours for all correlations, another for all differences between levels. Volumes: the strongest
-    effect along z with its sign.
+    outline of the mean cell (decoded from the mean code, on top) at half of its brightness. One symmetric range of
+    colours for all correlations, another for all differences between levels. Volumes: the strongest effect along z
+    with its sign.
 
     Parameters
     ----------

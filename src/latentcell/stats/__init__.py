@@ -6,9 +6,6 @@ from typing import TYPE_CHECKING
 
 from latentcell.lazy import attached
 
-# at once: the module of the same name would take its place as soon as anyone imports it
-from latentcell.stats.image_features import image_features
-
 if TYPE_CHECKING:
     from latentcell.stats.curves import turn
     from latentcell.stats.distances import (
@@ -19,6 +16,7 @@ if TYPE_CHECKING:
         sliced_wasserstein,
         wasserstein,
     )
+    from latentcell.stats.features import image_features
     from latentcell.stats.hit_calling import hit_p_values
     from latentcell.stats.transport import displace, pair, shift
 
@@ -46,6 +44,7 @@ __getattr__, __dir__ = attached(
         "displace": "latentcell.stats.transport:displace",
         "energy_distance": "latentcell.stats.distances:energy_distance",
         "hit_p_values": "latentcell.stats.hit_calling:hit_p_values",
+        "image_features": "latentcell.stats.features:image_features",
         "mmd": "latentcell.stats.distances:mmd",
         "pair": "latentcell.stats.transport:pair",
         "shift": "latentcell.stats.transport:shift",

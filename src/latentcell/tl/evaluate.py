@@ -107,7 +107,7 @@ class Representation:
     def _table(self, comparable: NDArray[np.floating]) -> Array:
         if self.modality != "images":
             return np.asarray(comparable, dtype=np.float64)
-        from latentcell.stats.image_features import image_features
+        from latentcell.stats.features import image_features
 
         return image_features(_averaged(comparable, self.block), channel_names=self.channel_names).to_numpy()
 

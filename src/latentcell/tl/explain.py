@@ -9,7 +9,7 @@ import pandas as pd
 import scipy.sparse as sp
 from scipy.stats import norm, rankdata
 
-from latentcell.stats.image_features import image_features
+from latentcell.stats.features import image_features
 from latentcell.stats.relabelling import (
     Array,
     Layout,

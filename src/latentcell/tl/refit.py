@@ -64,7 +64,7 @@ def match_dimensions(reference: Array, other: Array, n_fixed: int = 0) -> Match:
 
 def fitted_like(model: VAE, given: Mapping[str, Any]) -> dict[str, Any]:
     """Options of `latentcell.VAE.fit` for a refit: those of the fitted `model`, unless `given` otherwise."""
-    from latentcell.model.training import Settings
+    from latentcell.model.settings import Settings
 
     report = vars(model).get("report_", {})
     if "most_epochs" not in report:
